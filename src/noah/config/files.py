@@ -1,0 +1,88 @@
+"""Reading YAML strictly: an unknown, doubled or wrong field is one line that names file, field, value and what was expected."""
+
+import difflib
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Frozen, and no key is accepted in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        doubled = {str(key) for key in keys if keys.count(key) > 1}
+        if doubled:
+            raise ValueError(f"line {node.start_mark.line + 1}: key given twice: {', '.join(sorted(doubled))}")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file; ValueError names the file when it is missing, unreadable or no mapping."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file{one_of(path.stem, names_in(path.parent))}") from None
+    except (yaml.YAMLError, ValueError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a mapping of keys to values, got {type(data).__name__}")
+    return data
+
+
+def parse(model: type[Model], data: dict, path: Path | str) -> Model:
+    """Validate `data`, which was read from `path`; the first problem becomes a ValueError of one line."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_first_problem(model, error)}") from None
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def one_of(name: str, valid) -> str:
+    """`; expected one of a, b, c`, closest first guess included; empty where there is nothing to choose from."""
+    valid = sorted(valid)
+    if not valid:
+        return ""
+    close = difflib.get_close_matches(str(name), valid, n=1)
+    return f"; expected one of {', '.join(valid)}" + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{field}'{one_of(first['loc'][-1], _fields_at(model, first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"missing key '{field}'"
+    message = first["msg"].removeprefix("Value error, ")
+    if not field or first["type"] == "value_error" and isinstance(first["input"], dict):
+        return f"{field}: {message}" if field else message
+    return f"{field}: got {first['input']!r}, {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(model: type[BaseModel], loc: tuple) -> list[str]:
+    """The field names that are valid at a position inside a model; empty where the position is not a plain sub-model."""
+    for part in loc:
+        if isinstance(part, int) or not isinstance(model, type) or part not in getattr(model, "model_fields", {}):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

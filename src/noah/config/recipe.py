@@ -1,0 +1,108 @@
+"""config/recipes/*.yaml: one training setting each."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from noah.config.files import Strict, parse, read_yaml
+
+
+class Recipe(Strict):
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    """Images per optimizer step, whatever the number of processes."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Images per forward pass, which is what BatchNorm sees; default: `batch`."""
+    accumulate: int = Field(1, ge=1)
+    """Forward passes of one process per optimizer step; batch = micro_batch x accumulate x world size."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    """Peak learning rate, for the whole batch; nothing rescales it."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD only; never Nesterov, as in the official code."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW only."""
+    weight_decay: float = Field(0.0, ge=0)
+    decay_1d: bool = False
+    """Whether biases and norms are decayed too."""
+    clip_grad: float | None = Field(None, gt=0)
+    """Largest norm of the gradient."""
+
+    schedule: Literal["cosine", "step", "linear", "constant"] = "cosine"
+    schedule_per_epoch: bool = False
+    """Change the rate once per epoch (as torchvision-style scripts do), not at every step."""
+    warmup_epochs: float = Field(0, ge=0)
+    warmup_lr: float = Field(1e-6, ge=0)
+    min_lr: float = Field(0.0, ge=0)
+    milestones: tuple[int, ...] = ()
+    """Schedule `step`: the epochs after which the rate is multiplied by `gamma`."""
+    gamma: float = Field(0.1, gt=0)
+
+    crop: Literal["random_resized", "pad", "none"] = "random_resized"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    pad_px: int = Field(2, ge=0)
+    """Crop `pad`: zero border from which a random window is cut."""
+    flip: bool = True
+    rand_augment: str | None = None
+    """timm's RandAugment string, for example rand-m9-mstd0.5-inc1."""
+    color_jitter: float = Field(0.0, ge=0)
+    random_erasing: float = Field(0.0, ge=0, le=1)
+    eval_crop: float = Field(1.0, gt=0, le=1)
+    """Share of the resized image that evaluation sees (its centre)."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0)
+    drop_rate: float = Field(0.0, ge=0, lt=1)
+    """Inside the backbone; a head's own dropout belongs to the arm."""
+    drop_path_rate: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    evaluate: Literal["last", "ema"] = "last"
+    """Which weights are evaluated and kept: fixed beforehand, so no choice ever sees the test set."""
+    eval_every_epochs: int = Field(1, ge=1)
+    """How often the minival (or nothing, where a dataset has none) is looked at; always after the last epoch."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.batch % (self.passes_per_step_size):
+            raise ValueError(
+                f"batch is {self.batch}, expected a multiple of micro_batch x accumulate = {self.passes_per_step_size}"
+            )
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("missing key 'milestones', which schedule step needs")
+        if self.evaluate == "ema" and self.ema_decay is None:
+            raise ValueError("evaluate is 'ema', expected an ema_decay with it")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected less than epochs ({self.epochs})")
+        if (self.mixup or self.cutmix) and self.forward_batch % 2:
+            raise ValueError(f"micro_batch is {self.forward_batch}, expected an even number with mixup or cutmix")
+        return self
+
+    @property
+    def forward_batch(self) -> int:
+        """Images per forward pass of one process."""
+        return self.micro_batch or self.batch // self.accumulate
+
+    @property
+    def passes_per_step_size(self) -> int:
+        return self.forward_batch * self.accumulate
+
+    def check_world_size(self, world_size: int) -> None:
+        """ValueError unless batch = micro_batch x accumulate x world size."""
+        if self.batch != self.passes_per_step_size * world_size:
+            raise ValueError(
+                f"batch is {self.batch}, expected micro_batch x accumulate x world size = "
+                f"{self.forward_batch} x {self.accumulate} x {world_size} = {self.passes_per_step_size * world_size}"
+            )
+
+
+def load_recipe(name: str, config_dir: Path = Path("config"), **overrides) -> Recipe:
+    """config/recipes/{name}.yaml, checked, with some fields replaced."""
+    path = config_dir / "recipes" / f"{name}.yaml"
+    return parse(Recipe, {**read_yaml(path), **overrides}, path)

@@ -1,0 +1,131 @@
+"""A run: everything that decides a trained model, and nothing else. Its YAML is the unit of caching, resuming and tracking."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from noah.backbones import BACKBONES, Family, split_channels
+from noah.config.dataset import Dataset, Name
+from noah.config.files import Strict, parse, read_yaml
+from noah.config.recipe import Recipe
+
+RESULTS_VERSION = 1
+"""Raised by hand when a change of the code changes what the same config trains: dear rules depend on it, not on the code."""
+
+HEADS = ("gap", "token", "noah")
+BASELINE_HEAD: dict[Family, str] = {"cnn": "gap", "vit": "token", "mlp": "gap"}
+"""The head of the paper's baseline in each family."""
+
+
+class BackboneSpec(Strict):
+    """One row of a table. Optional fields change the published architecture, and stand in the row's name."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    """A published backbone (noah.backbones) or any timm model."""
+    width: float = Field(1.0, gt=0)
+    depth: int | None = Field(None, ge=1)
+    """Blocks (vision transformers and MLPs)."""
+    patch_size: int | None = Field(None, ge=1)
+    """Pixels (vision transformers and MLPs)."""
+    stem_stride: Literal[1, 2] | None = None
+    """MobileNetV2: stride of the first convolution."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """MobileNetV2: input pixels per position of the last map; later strides become dilations."""
+
+    @model_validator(mode="after")
+    def _known_width(self):
+        published = BACKBONES.get(self.name)
+        widths = published.widths if published else (1.0,)
+        if self.width not in widths:
+            raise ValueError(f"backbone '{self.name}': width is {self.width}, expected one of {list(widths)}")
+        return self
+
+    @property
+    def family(self) -> Family | None:
+        """None for a timm model outside the paper."""
+        return BACKBONES[self.name].family if self.name in BACKBONES else None
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """The fields that differ from the published architecture."""
+        return self.model_dump(exclude={"name", "width"}, exclude_none=True)
+
+    @property
+    def slug(self) -> str:
+        """`mobilenetv2-w0.35`, `deit_tiny-d6-p8-w0.5`: name, changes (depth, patch, stem, output stride), width."""
+        short = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os"}
+        return "-".join([self.name, *(f"{short[k]}{v}" for k, v in self.changes.items()), f"w{self.width:g}"])
+
+
+class Head(Strict):
+    """The arguments of `noah.build_head`, resolved. The fields below `init` are NOAH's."""
+
+    name: Literal[HEADS]
+    drop_rate: float = Field(0.0, ge=0, lt=1)
+    init: str = "default"
+    num_heads: int | None = Field(None, ge=1)
+    key_ratio: float | None = None
+    score: Literal["softmax", "softmax_categories", "sigmoid", "none"] | None = None
+    split_groups: bool | None = None
+    split_key_value: bool | None = None
+    kernel_size: Literal[1, 3] | None = None
+    merge: Literal["sum", "mean", "max", "concat+linear"] | None = None
+
+    @model_validator(mode="after")
+    def _own_fields(self):
+        given = self.model_dump(exclude={"name", "drop_rate", "init"}, exclude_none=True)
+        if self.name != "noah" and given:
+            raise ValueError(f"head '{self.name}': unknown key '{next(iter(given))}', which only head 'noah' takes")
+        return self
+
+    @property
+    def kwargs(self) -> dict:
+        return self.model_dump(exclude={"name"}, exclude_none=True)
+
+
+class Run(Strict):
+    """One model to train. Built by `expand`, stored as run.yaml next to what came out of it."""
+
+    results_version: int = RESULTS_VERSION
+    dataset: Dataset
+    recipe_name: Name
+    recipe: Recipe
+    backbone: BackboneSpec
+    arm: Name
+    head: Head
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _channels_divide(self):
+        published = BACKBONES.get(self.backbone.name)
+        if published and self.head.name == "noah" and self.head.num_heads and self.head.key_ratio:
+            try:
+                split_channels(published.channels[self.backbone.width], self.head.num_heads, self.head.key_ratio)
+            except ValueError as error:
+                raise ValueError(f"arm '{self.arm}' on backbone '{self.backbone.slug}': {error}") from None
+        return self
+
+    @property
+    def key(self) -> str:
+        """`digits/digits-short/mobilenetv2-w0.35/noah/s0`: also the run's folder."""
+        return "/".join([self.dataset.name, self.recipe_name, self.backbone.slug, self.arm, f"s{self.seed}"])
+
+    def to_yaml(self) -> str:
+        """What decides the result: no paths, no device, no number of shard jobs."""
+        data = self.model_dump(mode="json", exclude_none=True, exclude={"dataset": {"root", "shards_per_job"}})
+        return yaml.safe_dump(data, sort_keys=False)
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.to_yaml().encode()).hexdigest()
+
+
+def load_run(path: Path) -> Run:
+    """Read a run.yaml back."""
+    data = read_yaml(path)
+    if isinstance(data.get("dataset"), dict):
+        data["dataset"].setdefault("root", "")
+    return parse(Run, data, path)

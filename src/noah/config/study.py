@@ -1,0 +1,198 @@
+"""config/studies/*.yaml: a grid of runs, and how its arms are compared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from noah.backbones import BACKBONES, Family, is_timm_name
+from noah.config.dataset import Dataset, Name, load_dataset
+from noah.config.files import Strict, one_of, parse, read_yaml
+from noah.config.recipe import Recipe, load_recipe
+from noah.config.run import BASELINE_HEAD, HEADS, BackboneSpec, Head, Run
+
+SCALES = ("full", "small")
+
+
+class StudyBackbone(BackboneSpec):
+    """A backbone of the grid, with the recipe that trains it where the study has one per backbone."""
+
+    recipe: Name | None = None
+    """Default: every recipe of the study."""
+
+
+class Arm(Strict):
+    """One side of a comparison. What is left out follows the paper: N, r and init of the backbone's NOAH model."""
+
+    head: str
+    """`baseline` is the head of the paper's baseline: class token for vision transformers, else mean over positions."""
+    families: tuple[Family, ...] | None = None
+    """The arm exists for these families only; default: all."""
+    drop_rate: float | None = None
+    init: str | None = None
+    num_heads: int | None = None
+    key_ratio: float | None = None
+    score: str | None = None
+    split_groups: bool | None = None
+    split_key_value: bool | None = None
+    kernel_size: int | None = None
+    merge: str | None = None
+    recipe: dict[str, Any] = {}
+    """Recipe fields that differ in this arm."""
+
+    @model_validator(mode="after")
+    def _known_head(self):
+        if self.head not in ("baseline", *HEADS):
+            raise ValueError(f"unknown head '{self.head}'{one_of(self.head, ('baseline', *HEADS))}")
+        return self
+
+
+class Resources(Strict):
+    """What one training job asks of the cluster, until `noah plan --save` knows better."""
+
+    gpus: int = Field(0, ge=0)
+    cpus: int = Field(1, ge=1)
+    mem_mb: int = Field(4000, ge=100)
+    runtime_min: int = Field(15, ge=1)
+
+
+class StudySpec(Strict):
+    """The file, as written."""
+
+    title: str
+    """Heads the tables."""
+    datasets: tuple[Name, ...] = Field(min_length=1)
+    recipes: tuple[Name, ...] = Field(min_length=1)
+    backbones: tuple[StudyBackbone, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    arms: dict[Name, Arm] = Field(min_length=1)
+    compare: tuple[tuple[Name, Name], ...] = ()
+    """Each pair [from, to] is one difference column, `to` minus `from`."""
+    recipe: dict[str, Any] = {}
+    """Recipe fields replaced in every run."""
+    published: Name | None = None
+    """config/published/{name}.csv, shown beside the measured differences."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the note under the tables."""
+    resources: Resources = Resources()
+    small: dict[str, Any] = {}
+    """Top-level keys that `scale=small` replaces."""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        for pair in self.compare:
+            for arm in pair:
+                if arm not in self.arms:
+                    raise ValueError(f"compare: unknown arm '{arm}'{one_of(arm, self.arms)}")
+        for field in ("datasets", "recipes", "seeds"):
+            values = getattr(self, field)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{field}: a value is given twice in {list(values)}")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds are {list(self.seeds)}, expected numbers from 0")
+        slugs = [backbone.slug for backbone in self.backbones]
+        if len(set(slugs)) != len(slugs):
+            raise ValueError(f"backbones: given twice: {', '.join(sorted({s for s in slugs if slugs.count(s) > 1}))}")
+        return self
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study with everything its YAML refers to."""
+
+    name: str
+    scale: str
+    path: Path
+    spec: StudySpec
+    datasets: dict[str, Dataset]
+    runs: tuple[Run, ...]
+
+    @property
+    def slug(self) -> str:
+        return self.name if self.scale == "full" else f"{self.name}-{self.scale}"
+
+    @property
+    def results(self) -> Path:
+        """Where everything of this study lies, relative to the repository."""
+        return Path("results") / self.slug
+
+    def run(self, key: str) -> Run:
+        """The run of that key; ValueError lists the closest."""
+        by_key = {run.key: run for run in self.runs}
+        if key not in by_key:
+            raise ValueError(f"{self.path}: no run '{key}'{one_of(key, by_key)}")
+        return by_key[key]
+
+    def arms_of(self, dataset: str, backbone: str) -> list[Run]:
+        """One run per arm of a backbone, of the first recipe and seed: what cost measures."""
+        arms: dict[str, Run] = {}
+        for run in self.runs:
+            if run.dataset.name == dataset and run.backbone.slug == backbone:
+                arms.setdefault(run.arm, run)
+        if not arms:
+            raise ValueError(f"{self.path}: no runs of backbone '{backbone}' on dataset '{dataset}'")
+        return list(arms.values())
+
+
+def load_study(name: str, scale: str = "full", config_dir: Path = Path("config")) -> Study:
+    """Read config/studies/{name}.yaml and all it refers to.
+
+    Raises:
+        ValueError: One line that names file, field, value and what was expected.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale is '{scale}', expected one of {', '.join(SCALES)}")
+    path = config_dir / "studies" / f"{name}.yaml"
+    data = read_yaml(path)
+    if scale != "full":
+        parse(StudySpec, data, path)  # a mistake in what `small` replaces is a mistake all the same
+        data = {**data, **(data.get(scale) or {})}
+    spec = parse(StudySpec, data, path)
+    datasets = {dataset: load_dataset(dataset, config_dir) for dataset in spec.datasets}
+    return Study(name, scale, path, spec, datasets, tuple(_expand(spec, datasets, path, config_dir)))
+
+
+def _expand(spec: StudySpec, datasets: dict[str, Dataset], path: Path, config_dir: Path):
+    """Every dataset x backbone x recipe x arm x seed, in the order of the file."""
+    recipes: dict[tuple[str, str], Recipe] = {}
+    for dataset in datasets.values():
+        for backbone in spec.backbones:
+            if backbone.family is None and not is_timm_name(backbone.name):
+                raise ValueError(
+                    f"{path}: backbones: unknown backbone '{backbone.name}'{one_of(backbone.name, BACKBONES)}, "
+                    "or any timm model"
+                )
+            for recipe in (backbone.recipe,) if backbone.recipe else spec.recipes:
+                for arm_name, arm in spec.arms.items():
+                    if arm.families and backbone.family not in arm.families:
+                        continue
+                    if (recipe, arm_name) not in recipes:
+                        overrides = {**spec.recipe, **arm.recipe}
+                        recipes[recipe, arm_name] = load_recipe(recipe, config_dir, **overrides)
+                    run = {
+                        "dataset": dataset,
+                        "recipe_name": recipe,
+                        "recipe": recipes[recipe, arm_name],
+                        "backbone": backbone.model_dump(exclude={"recipe"}),
+                        "arm": arm_name,
+                        "head": _resolve_head(arm, backbone, path, arm_name),
+                    }
+                    for seed in spec.seeds:
+                        yield parse(Run, {**run, "seed": seed}, path)
+
+
+def _resolve_head(arm: Arm, backbone: BackboneSpec, path: Path, arm_name: str) -> Head:
+    """Fill in what the arm leaves to the paper."""
+    given = arm.model_dump(exclude={"head", "families", "recipe"}, exclude_none=True)
+    family = backbone.family
+    name = arm.head if arm.head != "baseline" else BASELINE_HEAD.get(family, "gap")
+    defaults: dict[str, Any] = {"name": name}
+    if name == "noah":
+        published = BACKBONES.get(backbone.name)
+        defaults |= {"num_heads": published.num_heads, "key_ratio": published.key_ratio} if published else {}
+        defaults |= {"num_heads": 4, "key_ratio": 0.5} if not published else {}
+        defaults["init"] = "official_mlp" if family == "mlp" else "official"
+    else:
+        defaults["init"] = {"mlp": "zero", "vit": "trunc_normal"}.get(family, "default")
+    return parse(Head, {**defaults, **given}, f"{path}: arms.{arm_name}")
