@@ -12,6 +12,9 @@ from typing import Literal
 
 Family = Literal["cnn", "vit", "mlp"]
 
+BASELINE_HEAD: dict[Family, str] = {"cnn": "gap", "vit": "token", "mlp": "gap"}
+"""The head of the paper's baseline: mean over positions, or class token, then linear."""
+
 
 @dataclass(frozen=True)
 class Backbone:

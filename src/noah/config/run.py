@@ -16,8 +16,6 @@ RESULTS_VERSION = 1
 """Raised by hand when a change of the code changes what the same config trains: dear rules depend on it, not on the code."""
 
 HEADS = ("gap", "token", "noah")
-BASELINE_HEAD: dict[Family, str] = {"cnn": "gap", "vit": "token", "mlp": "gap"}
-"""The head of the paper's baseline in each family."""
 
 
 class BackboneSpec(Strict):

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from noah.backbones import BACKBONES, Family, is_timm_name
+from noah.backbones import BACKBONES, BASELINE_HEAD, Family, is_timm_name
 from noah.config.dataset import Dataset, Name, load_dataset
 from noah.config.files import Strict, one_of, parse, read_yaml
 from noah.config.recipe import Recipe, load_recipe
-from noah.config.run import BASELINE_HEAD, HEADS, BackboneSpec, Head, Run
+from noah.config.run import HEADS, BackboneSpec, Head, Run
 
 SCALES = ("full", "small")
 
