@@ -15,6 +15,10 @@ Family = Literal["cnn", "vit", "mlp"]
 BASELINE_HEAD: dict[Family, str] = {"cnn": "gap", "vit": "token", "mlp": "gap"}
 """The head of the paper's baseline: mean over positions, or class token, then linear."""
 
+BASELINE_INIT: dict[Family, str] = {"cnn": "default", "vit": "trunc_normal", "mlp": "zero"}
+NOAH_INIT: dict[Family, str] = {"cnn": "official", "vit": "official", "mlp": "official_mlp"}
+"""How the official code initialises each head."""
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -22,7 +26,7 @@ class Backbone:
 
     Args:
         name: Our name; published widths share it.
-        family: Decides the paper's baseline head (`cnn` and `mlp`: mean over positions; `vit`: class token) and its inits.
+        family: Decides the head of the paper's baseline, and the inits.
         timm: timm's model name per width.
         channels: C, the channels that reach the head, per width.
         num_heads: N of the published NOAH model.
@@ -48,7 +52,7 @@ def _one_width(name: str, family: Family, timm: str, channels: int, **kwargs) ->
 
 
 def _narrowed(name: str, family: Family, timm: str, dims: dict[float, int], **overrides) -> Backbone:
-    """A timm model whose narrower widths change `embed_dim` alone, save for `overrides` (common to all narrower widths)."""
+    """A timm model whose narrower widths change `embed_dim`, and what `overrides` says for all of them."""
     narrow = {width: {"embed_dim": dim, **overrides} for width, dim in dims.items() if width != 1.0}
     return Backbone(name, family, dict.fromkeys(dims, timm), dims, overrides=narrow)
 

@@ -1,9 +1,9 @@
 """config/datasets/*.yaml: where raw images come from and how they become shards."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from noah.config.files import Strict, parse, read_yaml
 
@@ -63,6 +63,11 @@ class Dataset(Strict):
     shards_per_job: int = Field(8, ge=1)
     scenes: Scenes | None = None
     """For source `digits_scenes`."""
+
+    @field_validator("splits")
+    @classmethod
+    def _in_fixed_order(cls, splits: dict) -> dict:
+        return {name: splits[name] for name in get_args(SplitName) if name in splits}
 
     @model_validator(mode="after")
     def _consistent(self):

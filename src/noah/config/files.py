@@ -1,4 +1,4 @@
-"""Reading YAML strictly: an unknown, doubled or wrong field is one line that names file, field, value and what was expected."""
+"""Reading YAML strictly: what is unknown, doubled or wrong is one line with file, field, value and expectation."""
 
 import difflib
 from pathlib import Path
@@ -69,13 +69,13 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"missing key '{field}'"
     message = first["msg"].removeprefix("Value error, ")
-    if not field or first["type"] == "value_error" and isinstance(first["input"], dict):
+    if not field or (first["type"] == "value_error" and isinstance(first["input"], dict)):
         return f"{field}: {message}" if field else message
     return f"{field}: got {first['input']!r}, {message[0].lower()}{message[1:]}"
 
 
 def _fields_at(model: type[BaseModel], loc: tuple) -> list[str]:
-    """The field names that are valid at a position inside a model; empty where the position is not a plain sub-model."""
+    """The field names that are valid at a position inside a model; empty where that is no plain sub-model."""
     for part in loc:
         if isinstance(part, int) or not isinstance(model, type) or part not in getattr(model, "model_fields", {}):
             continue

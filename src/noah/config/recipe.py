@@ -56,8 +56,8 @@ class Recipe(Strict):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0)
     cutmix: float = Field(0.0, ge=0)
-    drop_rate: float = Field(0.0, ge=0, lt=1)
-    """Inside the backbone; a head's own dropout belongs to the arm."""
+    proj_drop_rate: float = Field(0.0, ge=0, lt=1)
+    """Dropout inside the blocks of the backbone; a head's own dropout belongs to the arm."""
     drop_path_rate: float = Field(0.0, ge=0, lt=1)
     ema_decay: float | None = Field(None, gt=0, lt=1)
     evaluate: Literal["last", "ema"] = "last"

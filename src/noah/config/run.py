@@ -1,4 +1,4 @@
-"""A run: everything that decides a trained model, and nothing else. Its YAML is the unit of caching, resuming and tracking."""
+"""A run: everything that decides a trained model, and nothing else. Its YAML is what is cached, resumed and tracked."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from noah.config.files import Strict, parse, read_yaml
 from noah.config.recipe import Recipe
 
 RESULTS_VERSION = 1
-"""Raised by hand when a change of the code changes what the same config trains: dear rules depend on it, not on the code."""
+"""Raised by hand when the code changes what the same config trains: dear rules depend on it, not on the code."""
 
 HEADS = ("gap", "token", "noah")
 
@@ -105,6 +105,21 @@ class Run(Strict):
             except ValueError as error:
                 raise ValueError(f"arm '{self.arm}' on backbone '{self.backbone.slug}': {error}") from None
         return self
+
+    @property
+    def model_arguments(self) -> dict:
+        """The arguments of `noah.build_model`."""
+        return {
+            "backbone": self.backbone.name,
+            "head": self.head.name,
+            "width": self.backbone.width,
+            "num_classes": self.dataset.num_classes,
+            "img_size": self.dataset.image_size,
+            "proj_drop_rate": self.recipe.proj_drop_rate,
+            "drop_path_rate": self.recipe.drop_path_rate,
+            **self.backbone.changes,
+            **self.head.kwargs,
+        }
 
     @property
     def key(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from noah.backbones import BACKBONES, BASELINE_HEAD, Family, is_timm_name
+from noah.backbones import BACKBONES, BASELINE_HEAD, BASELINE_INIT, NOAH_INIT, Family, is_timm_name
 from noah.config.dataset import Dataset, Name, load_dataset
 from noah.config.files import Strict, one_of, parse, read_yaml
 from noah.config.recipe import Recipe, load_recipe
@@ -190,9 +190,9 @@ def _resolve_head(arm: Arm, backbone: BackboneSpec, path: Path, arm_name: str) -
     defaults: dict[str, Any] = {"name": name}
     if name == "noah":
         published = BACKBONES.get(backbone.name)
-        defaults |= {"num_heads": published.num_heads, "key_ratio": published.key_ratio} if published else {}
-        defaults |= {"num_heads": 4, "key_ratio": 0.5} if not published else {}
-        defaults["init"] = "official_mlp" if family == "mlp" else "official"
+        defaults["num_heads"] = published.num_heads if published else 4
+        defaults["key_ratio"] = published.key_ratio if published else 0.5
+        defaults["init"] = NOAH_INIT.get(family, "official")
     else:
-        defaults["init"] = {"mlp": "zero", "vit": "trunc_normal"}.get(family, "default")
+        defaults["init"] = BASELINE_INIT.get(family, "default")
     return parse(Head, {**defaults, **given}, f"{path}: arms.{arm_name}")

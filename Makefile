@@ -1,0 +1,44 @@
+# `make tables` and `make test` set up what they need. Everything lands in this folder; nothing needs root.
+PYTHON ?= python3
+STUDY ?= digits
+SCALE ?= full
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+.PHONY: tables test test-system test-long setup ui lint clean
+
+tables: setup  ## run the study and print its table
+	snakemake --profile workflow/profiles/local --config study=$(STUDY) scale=$(SCALE)
+	noah table $(STUDY) --scale $(SCALE) --show
+
+test: setup  ## no root, no services, under 10 minutes
+	pytest -n 2 --dist loadfile
+
+test-system: setup  ## MLflow's page in Chromium, a DVC clone; .ci/setup.sh installs what they need
+	pytest -m system
+
+test-long: setup  ## the full counts, by hand
+	pytest -m long
+
+setup: .venv/.ready  ## packages, the embedded data, a local MLflow store
+	noah fetch digits
+	noah track --init
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "noah needs Python 3.11 or newer; try make PYTHON=python3.12"'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+ui: setup  ## browse the tracked runs at http://127.0.0.1:5000
+	noah ui
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	snakemake --lint --config study=digits scale=full
+
+clean:  ## packages, caches and logs; never data, shards, results, state or tracked runs
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis logs report.zip src/noah.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

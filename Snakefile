@@ -1,0 +1,29 @@
+"""The pipeline: shards -> train -> score, cost -> tables, figures, MLflow. Rules are thin; the `noah` command does the work.
+
+    snakemake --cores 2                                          the study that config/config.yaml names
+    snakemake --profile slurm                                    the same, every job on the cluster
+    snakemake --cores 2 --config study=digits scale=small        another study, or its reduced form
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+configfile: "config/config.yaml"
+
+report: "workflow/report/workflow.rst"
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+localrules: all, score, collect, tables, figures, track
+
+rule all:
+    input:
+        TABLES,
+        FIGURES,
+        f"{RESULTS}/tracked.json",
+    default_target: True

@@ -1,0 +1,288 @@
+"""The `noah` command: each verb parses, calls one function and prints. What it writes is described in docs/."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from noah.config import load_dataset, load_run, load_study
+from noah.signals import Interrupted
+
+app = typer.Typer(
+    help="Train and compare heads of image classifiers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DatasetName = Annotated[str, typer.Argument(help="A file of config/datasets, without .yaml.", metavar="DATASET")]
+SplitArgument = Annotated[str, typer.Argument(help="train, minival or test.", metavar="SPLIT")]
+StudyName = Annotated[str, typer.Argument(help="A file of config/studies, without .yaml.", metavar="STUDY")]
+Scale = Annotated[str, typer.Option(help="full, or small: the study's own reduced form.")]
+ShardsRoot = Annotated[Path, typer.Option(help="Folder of all shards.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of torch on the CPU.")]
+
+
+@app.command()
+def fetch(dataset: DatasetName) -> None:
+    """Put a dataset's raw files in place and check them.
+
+    Example: noah fetch digits
+    """
+    from noah.data.sources import SOURCES
+
+    spec = load_dataset(dataset)
+    for path in SOURCES[spec.source].fetch(spec):
+        print(path)
+
+
+@app.command()
+def index(dataset: DatasetName, split: SplitArgument, shards: ShardsRoot = Path("shards")) -> None:
+    """List a split's raw images in their seeded order: source.parquet.
+
+    Example: noah index digits train
+    """
+    from noah.data.shards import index_split
+
+    spec = load_dataset(dataset)
+    print(index_split(spec, _split(spec, split), shards / dataset / split))
+
+
+@app.command()
+def shard(
+    dataset: DatasetName,
+    split: SplitArgument,
+    job: Annotated[list[int] | None, typer.Option(help="Which job; repeatable. Default: all of them.")] = None,
+    shards: ShardsRoot = Path("shards"),
+) -> None:
+    """Write a split's WebDataset tars, from its index; each job writes `shards_per_job` of them.
+
+    Example: noah shard digits train --job 0
+    """
+    from noah.data.shards import write_job
+
+    spec = load_dataset(dataset)
+    for number in job or range(spec.num_jobs(_split(spec, split))):
+        for path in write_job(spec, split, number, shards / dataset / split):
+            print(path)
+
+
+@app.command()
+def manifest(dataset: DatasetName, split: SplitArgument, shards: ShardsRoot = Path("shards")) -> None:
+    """Merge what the shard jobs noted into index.parquet and manifest.json.
+
+    Example: noah manifest digits train
+    """
+    from noah.data.shards import write_manifest
+
+    spec = load_dataset(dataset)
+    print(write_manifest(spec, _split(spec, split), shards / dataset / split))
+
+
+@app.command()
+def verify(dataset: DatasetName, shards: ShardsRoot = Path("shards")) -> None:
+    """Compare every shard with its manifest: names, counts, sizes, sha256, keys, labels.
+
+    Example: noah verify digits
+    """
+    from noah.data.shards import verify as verify_split
+
+    spec = load_dataset(dataset)
+    for split in spec.splits:
+        found = verify_split(spec, split, shards / dataset / split)
+        print(f"{dataset} {split}: {found['samples']} samples in {found['shards']} shards, all as the manifest says")
+
+
+@app.command()
+def plan(
+    study: StudyName,
+    scale: Scale = "full",
+    save: Annotated[bool, typer.Option(help="Also write results/STUDY/plan.csv.")] = False,
+) -> None:
+    """Build every model of a study without training it: parameters beside the published count, MACs, positions.
+
+    Exits with 2 when a run cannot work. Example: noah plan digits
+    """
+    from noah.plan import make_plan, save_plan, show_plan
+
+    loaded = load_study(study, scale)
+    table = make_plan(loaded)
+    show_plan(loaded, table)
+    if save:
+        print(save_plan(loaded, table))
+
+
+@app.command()
+def train(
+    run: Annotated[str, typer.Argument(help="A run.yaml, or (with --study) the key of a run.", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="Folder that receives the results.")],
+    study: Annotated[str | None, typer.Option(help="The study that the key belongs to.")] = None,
+    scale: Scale = "full",
+    shards: ShardsRoot = Path("shards"),
+    device: Device = "auto",
+    threads: Threads = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images, per rank.")] = 0,
+    state: Annotated[Path, typer.Option(help="Folder of resume checkpoints.")] = Path("state"),
+) -> None:
+    """Train one run and predict its test split. Stopped by a signal, it saves its state; started again, it resumes.
+
+    Example: noah train digits/digits/mobilenetv2-os8-w0.35/noah/s0 --study digits --out /tmp/run
+    """
+    from noah.engine.train import Machine
+    from noah.engine.train import train as train_run
+
+    resolved = load_study(study, scale).run(run) if study else load_run(Path(run))
+    train_run(resolved, shards, out, Machine(device=device, threads=threads, workers=workers, state=state))
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN_FOLDER")],
+    shards: ShardsRoot = Path("shards"),
+) -> None:
+    """Compute metrics.json of a run from its prediction records.
+
+    Example: noah score results/digits/runs/digits/digits/mobilenetv2-os8-w0.35/noah/s0
+    """
+    from noah.evaluate.metrics import score as score_run
+
+    dataset = load_run(run / "run.yaml").dataset.name
+    metrics = score_run(run, shards / dataset / "test" / "manifest.json")
+    print(f"{metrics['run_key']}: top-1 {metrics['top1']:.2f}%, top-5 {metrics['top5']:.2f}%")
+
+
+@app.command()
+def cost(
+    study: StudyName,
+    dataset: Annotated[str, typer.Option(help="Which dataset of the study.")],
+    backbone: Annotated[str, typer.Option(help="Which backbone, as in the run keys.")],
+    scale: Scale = "full",
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Measure all arms of one backbone, interleaved: parameters, MACs, latency, images/s, memory.
+
+    Example: noah cost digits --dataset digits --backbone mobilenetv2-os8-w0.35
+    """
+    # torch's profiler, which measures memory, else prints its own troubles; it reads this when torch is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from noah.evaluate.study_cost import write_cost
+
+    print(write_cost(load_study(study, scale), dataset, backbone, device=device, threads=threads))
+
+
+@app.command()
+def collect(study: StudyName, scale: Scale = "full") -> None:
+    """Gather metrics and costs of all runs in long.parquet, and what differs between arms in fairness.json.
+
+    Example: noah collect digits
+    """
+    from noah.report.collect import collect as collect_study
+
+    loaded = load_study(study, scale)
+    collect_study(loaded)
+    print(loaded.results / "long.parquet")
+
+
+@app.command()
+def table(
+    study: StudyName,
+    scale: Scale = "full",
+    show: Annotated[bool, typer.Option("--show", help="Print the table that is there; write nothing.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Copy the tables, dated, to docs/results.")] = False,
+) -> None:
+    """Write the comparison tables: Markdown, LaTeX, HTML, CSV. A missing cell shows as missing.
+
+    Example: noah table digits
+    """
+    from noah.report.tables import publish as publish_tables
+    from noah.report.tables import table_for_terminal, write_tables
+
+    loaded = load_study(study, scale)
+    if show:
+        print(table_for_terminal(loaded))
+        return
+    for path in publish_tables(loaded) if publish else write_tables(loaded):
+        print(path)
+
+
+@app.command()
+def figures(study: StudyName, scale: Scale = "full") -> None:
+    """Draw training curves, and the differences with their intervals.
+
+    Example: noah figures digits
+    """
+    from noah.report.figures import write_figures
+
+    for path in write_figures(load_study(study, scale)):
+        print(path)
+
+
+@app.command()
+def track(
+    study: Annotated[str | None, typer.Argument(help="A file of config/studies, without .yaml.")] = None,
+    scale: Scale = "full",
+    init: Annotated[bool, typer.Option("--init", help="Only make the local store, if there is none.")] = False,
+) -> None:
+    """Publish a study's files to MLflow; again is the same as once. Address: MLFLOW_TRACKING_URI, else a local file.
+
+    Example: noah track digits
+    """
+    from noah.tracking import init_local_store, publish
+
+    if init:
+        print(init_local_store())
+        return
+    if study is None:
+        raise ValueError("STUDY is missing, expected a file of config/studies, or --init")
+    tracked = publish(load_study(study, scale))
+    print(f"{tracked['status']}: {len(tracked['runs'])} runs at {tracked['uri']}")
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 5000,
+) -> None:
+    """Serve the MLflow pages of the tracked studies.
+
+    Example: noah ui --port 5000
+    """
+    from noah.tracking import serve
+
+    serve(host, port)
+
+
+def _split(dataset, split: str) -> str:
+    if split not in dataset.splits:
+        raise ValueError(f"{dataset.name}: split is '{split}', expected one of {', '.join(dataset.splits)}")
+    return split
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend is one line and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        sys.exit(_fail(error, 2))
+    except FloatingPointError as error:
+        sys.exit(_fail(error, 1))
+    except OSError as error:
+        sys.exit(_fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Interrupted as error:
+        sys.exit(_fail(error, 128 + error.signum))
+
+
+def _fail(message, code: int) -> int:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""From shards to batches, the same ones whatever the number of workers and processes.
+
+Order is a pure function of (seed, epoch, shards), augmentation of (seed, epoch, key). An epoch's order is cut into
+optimizer batches of `batch` images and those into forward batches; of each optimizer batch, process r of W takes the
+forward batches r, r + W, r + 2W, …, one per accumulation pass.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from noah.config import Dataset, Recipe, Run
+from noah.data.images import decode
+from noah.data.reader import AUGMENTATION, Shards, epoch_order
+from noah.data.transforms import Transform, eval_transform, train_transform
+
+
+def train_loader(
+    shards: Shards, run: Run, epoch: int, *, start_step: int = 0, rank: int = 0, world_size: int = 1, workers: int = 0
+) -> DataLoader:
+    """The forward batches of one process in one epoch, the last incomplete optimizer batch dropped.
+
+    Args:
+        epoch: 0-based; enters the order and the augmentation.
+        start_step: Optimizer steps of this epoch to leave out (resuming).
+
+    Returns:
+        An iterable with a length: images uint8 (b, 3, S, S), labels int64 (b,), sample numbers int64 (b,).
+
+    Raises:
+        ValueError: The split is smaller than one batch, or batch is not micro_batch x accumulate x world size.
+    """
+    recipe = run.recipe
+    recipe.check_world_size(world_size)
+    steps = len(shards) // recipe.batch
+    if steps == 0:
+        raise ValueError(
+            f"{shards.folder}: has {len(shards)} samples, expected at least one batch of {recipe.batch} "
+            f"(recipe {run.recipe_name})"
+        )
+    assert 0 <= start_step <= steps
+    assert 0 <= rank < world_size
+    order = epoch_order(shards.shard_of, run.seed, epoch)[: steps * recipe.batch]
+    passes = order.reshape(steps, -1, recipe.forward_batch)[start_step:, rank::world_size]
+    batches = list(passes.reshape(-1, recipe.forward_batch))
+    return _loader(_Batches(shards, batches, train_transform(recipe, run.dataset), (run.seed, epoch)), workers)
+
+
+def eval_loader(
+    shards: Shards,
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    batch: int = 250,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+) -> DataLoader:
+    """All samples in index order, cut into batches of `batch` (the last may be smaller), dealt round-robin to ranks.
+
+    A batch holds the same samples at any world size, so its predictions are the same bits.
+
+    Returns:
+        As `train_loader`.
+    """
+    assert 0 <= rank < world_size
+    order = np.arange(len(shards))
+    batches = [order[first : first + batch] for first in range(0, len(order), batch)][rank::world_size]
+    return _loader(_Batches(shards, batches, eval_transform(recipe, dataset), None), workers)
+
+
+class _Batches(TorchDataset):
+    """Item i is a whole batch, so that workers send few large messages and generators are set back once per batch."""
+
+    def __init__(self, shards: Shards, batches: list[np.ndarray], transform: Transform, stream: tuple[int, int] | None):
+        self.shards, self.batches, self.transform, self.stream = shards, batches, transform, stream
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        chosen = self.batches[number]
+        with _generators_kept():
+            images = torch.stack([self._image(i) for i in chosen])
+        return images, torch.from_numpy(self.shards.labels[chosen]), torch.from_numpy(chosen)
+
+    def _image(self, i: int) -> torch.Tensor:
+        if self.stream is not None:
+            _seed_generators(*self.stream, int(self.shards.keys[i]))
+        return self.transform(decode(self.shards.read(i), self.shards.where(i)))
+
+
+def _loader(batches: _Batches, workers: int) -> DataLoader:
+    # DataLoader draws a base seed even without workers: from a generator of its own, the global one stays untouched.
+    generator = torch.Generator().manual_seed(0)
+    pinned = torch.cuda.is_available()
+    return DataLoader(batches, batch_size=None, num_workers=workers, generator=generator, pin_memory=pinned)
+
+
+def _seed_generators(seed: int, epoch: int, key: int) -> None:
+    words = np.random.SeedSequence([AUGMENTATION, seed, epoch, key]).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    # Not torch.manual_seed, which would reset the accelerators' generators as well.
+    torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Whatever is drawn inside, the global generators of Python, NumPy and torch go on as before."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])

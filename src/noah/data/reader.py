@@ -1,0 +1,102 @@
+"""Reading shards by number: an index over the tars, and the order of an epoch."""
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from noah.data.checks import expect_file, read_table
+from noah.files import read_json, sha256_file
+
+OPEN_FILES = 64
+"""Tars held open at once by one reader: four windows of shards, far below the usual limit of 1024."""
+ORDER, AUGMENTATION = 1, 2
+"""What a stream of random numbers is for: the first word of its seed, so that no two streams are ever the same."""
+
+
+class Shards:
+    """The samples of one split, numbered 0 to S-1 in index order. Picklable, and safe to use after a fork.
+
+    Attributes:
+        manifest: manifest.json, which counts classes and lists shards.
+        manifest_sha256: Names the data: the manifest holds the sha256 of the index and of every tar.
+        keys: str (S,).
+        labels: int64 (S,).
+        shard_of: int64 (S,), the number of the tar that holds each sample.
+    """
+
+    def __init__(self, folder: Path):
+        """Load manifest and index.
+
+        Raises:
+            ValueError: A file is missing, has another size than the manifest says, or the index is not the manifest's.
+        """
+        self.folder = Path(folder)
+        manifest, index = self.folder / "manifest.json", self.folder / "index.parquet"
+        self.manifest = read_json(manifest)
+        self.manifest_sha256 = sha256_file(manifest)
+        for shard in self.manifest["shards"]:
+            expect_file(self.folder / shard["name"], size=shard["bytes"])
+        expect_file(index, sha256=self.manifest["index_sha256"])
+        table = read_table(index)
+        self.keys = np.array(table["key"].to_pylist())
+        self.labels = table["label"].to_numpy().astype(np.int64)
+        self.shard_of = table["shard"].to_numpy().astype(np.int64)
+        self._offsets, self._sizes = table["offset"].to_numpy(), table["size"].to_numpy()
+        self._files: OrderedDict[int, object] = OrderedDict()
+        assert len(self) == self.manifest["samples"]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, i: int) -> bytes:
+        """The encoded image of sample i.
+
+        Raises:
+            ValueError: The tar ends early.
+        """
+        file = self._file(int(self.shard_of[i]))
+        # A read at a position leaves the shared file offset alone, so forked workers may use one descriptor.
+        data = os.pread(file.fileno(), int(self._sizes[i]), int(self._offsets[i]))
+        if len(data) != self._sizes[i]:
+            raise ValueError(f"{self.where(i)}: got {len(data)} bytes, expected {self._sizes[i]}")
+        return data
+
+    def where(self, i: int) -> str:
+        """Names sample i in messages: file, offset, key."""
+        path = self.folder / self.manifest["shards"][self.shard_of[i]]["name"]
+        return f"{path}: offset {self._offsets[i]}, key {self.keys[i]}"
+
+    def _file(self, shard: int):
+        if shard in self._files:
+            self._files.move_to_end(shard)
+        else:
+            if len(self._files) == OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+            self._files[shard] = open(self.folder / self.manifest["shards"][shard]["name"], "rb", buffering=0)  # noqa: SIM115
+        return self._files[shard]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+
+def epoch_order(shard_of: np.ndarray, seed: int, epoch: int, window: int = 16) -> np.ndarray:
+    """A permutation of all samples, pure in (seed, epoch, shard layout).
+
+    Shards are shuffled, then samples inside windows of `window` shards: random enough to train on, while a disk or
+    network file system reads from few files at a time.
+
+    Args:
+        shard_of: int64 (S,), shard of each sample.
+
+    Returns:
+        int64 (S,), numbers of samples.
+    """
+    rng = np.random.default_rng([ORDER, seed, epoch])
+    by_shard = np.argsort(shard_of, kind="stable")
+    _, firsts = np.unique(shard_of[by_shard], return_index=True)
+    shards = np.split(by_shard, firsts[1:])
+    order = rng.permutation(len(shards))
+    windows = [order[first : first + window] for first in range(0, len(order), window)]
+    return np.concatenate([rng.permutation(np.concatenate([shards[shard] for shard in chosen])) for chosen in windows])

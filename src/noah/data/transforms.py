@@ -1,0 +1,77 @@
+"""From a decoded image to what the network sees.
+
+Augmentation draws from Python's, NumPy's and torch's global generators, which `loader` seeds for every sample.
+"""
+
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode
+
+from noah.config import Dataset, Recipe
+
+BICUBIC = InterpolationMode.BICUBIC
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+def train_transform(recipe: Recipe, dataset: Dataset) -> Transform:
+    """Crop, flip, RandAugment, colour jitter, each where the recipe asks for it.
+
+    Returns:
+        A function from a PIL RGB image to uint8 (3, S, S), S being `dataset.image_size`.
+    """
+    size = dataset.image_size
+    crops = {
+        "random_resized": lambda: [v2.RandomResizedCrop(size, recipe.crop_scale, recipe.crop_ratio, BICUBIC)],
+        "pad": lambda: [*_fit(size, size), v2.RandomCrop(size, padding=recipe.pad_px)],
+        "none": lambda: _fit(size, size),
+    }
+    steps = crops[recipe.crop]()
+    if recipe.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if recipe.rand_augment:
+        steps.append(_rand_augment(recipe.rand_augment, dataset))
+    if recipe.color_jitter:
+        steps.append(v2.ColorJitter(*[recipe.color_jitter] * 3))
+    return v2.Compose([*steps, v2.PILToTensor()])
+
+
+def eval_transform(recipe: Recipe, dataset: Dataset) -> Transform:
+    """The centre `recipe.eval_crop` of the image: short side to round(S / eval_crop), then a centre crop of S.
+
+    Returns:
+        A function from a PIL RGB image to uint8 (3, S, S); an image that fits already is not resampled.
+    """
+    return v2.Compose([*_fit(round(dataset.image_size / recipe.eval_crop), dataset.image_size), v2.PILToTensor()])
+
+
+def normalize(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """uint8 (B, 3, S, S) -> float32 of the same shape on the same device: pixel values in 0..1, less mean, over std."""
+    mean, std = (images.new_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (dataset.mean, dataset.std))
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+def _fit(short_side: int, size: int) -> list:
+    return [v2.Resize(short_side, BICUBIC), v2.CenterCrop(size)]
+
+
+def _rand_augment(config: str, dataset: Dataset):
+    from timm.data.auto_augment import rand_augment_transform  # timm takes seconds to import, and few recipes need it
+
+    fill = tuple(min(255, round(255 * value)) for value in dataset.mean)
+    try:
+        augment = rand_augment_transform(config, {"translate_const": int(dataset.image_size * 0.45), "img_mean": fill})
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"rand_augment is '{config}', expected timm's form such as rand-m9-mstd0.5: {error}") from None
+    for operation in augment.ops:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+    return augment
+
+
+def _posterize(image: Image.Image, bits: int, **_) -> Image.Image:
+    """timm draws 0 bits at times, which Pillow 13 refuses; the published recipes then saw a black image."""
+    mask = ~((1 << max(0, 8 - bits)) - 1)
+    return image.point([value & mask for value in range(256)] * len(image.getbands()))

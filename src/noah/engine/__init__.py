@@ -1,0 +1,1 @@
+"""Training, predicting, and what they leave on disk."""

@@ -1,0 +1,67 @@
+"""Where a result came from: arm.json (what was compared) and provenance.json (which code, data and machine made it)."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+
+import torch
+from torch import nn
+
+import noah
+from noah.config import Run
+from noah.engine.distributed import World, describe_device
+from noah.engine.optim import weight_decay_groups
+from noah.models import describe
+
+
+def describe_arm(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """What this arm is, for the fairness note: read off the model and the optimizer, not off the config."""
+    return {
+        "run_key": run.key,
+        "head": run.head.model_dump(exclude_none=True),
+        **describe(model),
+        "head_dropout": run.head.drop_rate,
+        "init": run.head.init,
+        "weight_decay_groups": weight_decay_groups(optimizer),
+        "backbone_changes": run.backbone.changes,
+        "recipe": run.recipe_name,
+    }
+
+
+def describe_origin(run: Run, manifests: dict[str, str], world: World, started: str, finished: str, seconds: float):
+    """Commit, versions, machine and data of a finished run. `manifests`: sha256 per split."""
+    commit, dirty = git_state()
+    return {
+        "run_key": run.key,
+        "run_sha256": run.hash,
+        "commit": commit,
+        "dirty": dirty,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": version("timm"),
+            "noah": noah.__version__,
+        },
+        "device": describe_device(world.device),
+        "threads": torch.get_num_threads(),
+        "world_size": world.size,
+        "manifests": manifests,
+        "evaluated_weights": run.recipe.evaluate,
+        "epochs": run.recipe.epochs,
+        "started": started,
+        "finished": finished,
+        "train_seconds": round(seconds, 3),
+    }
+
+
+def git_state() -> tuple[str, bool]:
+    """(commit, whether a tracked file differs from it); ("unknown", False) outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", False
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()

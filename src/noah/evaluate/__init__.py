@@ -1,0 +1,1 @@
+"""Measuring trained models: accuracy from prediction records (`metrics`), time and memory (`cost`)."""

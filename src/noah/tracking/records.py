@@ -1,0 +1,195 @@
+"""What is published, read from a study's files. Knows nothing of MLflow but the names of its tags."""
+
+import csv
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from noah.config import Run, Study
+from noah.config.files import read_yaml
+from noah.files import read_json, sha256_file
+
+TRAINED = ("run.yaml", "history.csv", "arm.json", "provenance.json")
+"""What `noah train` leaves: a run that lacks one of them is not published."""
+SMALL_FILES = (*TRAINED, "metrics.json")
+NOT_METRICS = ("epoch", "step", "time")
+
+
+class Point(NamedTuple):
+    metric: str
+    value: float
+    time_ms: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of MLflow.
+
+    Args:
+        key: Names it within the study; for a trained run, its `Run.key`.
+        kind: `arm` (a trained run), `backbone` (the parent of its arms) or `study` (tables and figures).
+        name: What the page shows.
+        training: Digest of what a run of MLflow can never change: its parameters and its history.
+        started_ms: Unix milliseconds, as `finished_ms`.
+        parent: Key of the parent's record.
+        history: Points of the training, one per metric and finished epoch.
+        final: Metrics of one value each, which scoring or measuring again may change.
+        artifacts: Files, each with the folder of the page that shows it.
+    """
+
+    key: str
+    kind: str
+    name: str
+    training: str
+    started_ms: int
+    finished_ms: int
+    parent: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    history: tuple[Point, ...] = ()
+    final: dict[str, float] = field(default_factory=dict)
+    artifacts: tuple[tuple[Path, str | None], ...] = ()
+
+    @property
+    def artifacts_digest(self) -> str:
+        return _digest(f"{folder}/{path.name} {sha256_file(path)}" for path, folder in self.artifacts)
+
+
+def read_records(study: Study) -> tuple[list[Record], list[str]]:
+    """Everything under `study.results` that can be published, parents before children, and the keys of missing runs.
+
+    Raises:
+        ValueError: A file that is there but cannot be read; the message names file and field.
+    """
+    groups: dict[str, list[Record]] = {}
+    skipped = []
+    for run in study.runs:
+        folder = study.results / "runs" / run.key
+        if all((folder / name).is_file() for name in TRAINED):
+            parent = f"{run.dataset.name}/{run.backbone.slug}"
+            groups.setdefault(parent, []).append(_arm(study, run, folder, parent))
+        else:
+            skipped.append(run.key)
+    records = [record for parent, arms in groups.items() for record in (_backbone(study, parent, arms), *arms)]
+    return [*_tables(study, records), *records], skipped
+
+
+def _arm(study: Study, run: Run, folder: Path, parent: str) -> Record:
+    provenance = _read(folder / "provenance.json", "commit", "run_sha256", "manifests", "started", "finished")
+    history = _history(folder / "history.csv")
+    return Record(
+        key=run.key,
+        kind="arm",
+        name=f"{run.arm}/s{run.seed} {run.backbone.slug}",
+        training=_digest(sha256_file(folder / name) for name in ("run.yaml", "history.csv")),
+        started_ms=_milliseconds(folder / "provenance.json", provenance["started"]),
+        finished_ms=_milliseconds(folder / "provenance.json", provenance["finished"]),
+        parent=parent,
+        tags={
+            "dataset": run.dataset.name,
+            "backbone": run.backbone.slug,
+            "recipe": run.recipe_name,
+            "arm": run.arm,
+            "seed": str(run.seed),
+            "commit": f"{provenance['commit']}{'-dirty' if provenance.get('dirty') else ''}",
+            "config_sha256": provenance["run_sha256"],
+            "data_sha256": provenance["manifests"].get("train", ""),
+        },
+        params=_flat(read_yaml(folder / "run.yaml")),
+        history=history,
+        final=_final(study, run, folder),
+        artifacts=tuple((folder / name, None) for name in SMALL_FILES if (folder / name).is_file()),
+    )
+
+
+def _backbone(study: Study, key: str, arms: list[Record]) -> Record:
+    dataset, backbone = key.split("/")
+    cost = _cost_file(study, dataset, backbone)
+    return Record(
+        key=key,
+        kind="backbone",
+        name=f"{backbone} on {dataset}",
+        training=key,
+        started_ms=min(arm.started_ms for arm in arms),
+        finished_ms=max(arm.finished_ms for arm in arms),
+        tags={"dataset": dataset, "backbone": backbone},
+        artifacts=((cost, "cost"),) if cost.is_file() else (),
+    )
+
+
+def _tables(study: Study, records: list[Record]) -> list[Record]:
+    files = [(path, name) for name in ("tables", "figures") for path in sorted((study.results / name).glob("[!.]*"))]
+    artifacts = tuple((path, name) for path, name in files if path.is_file())
+    if not artifacts or not records:
+        return []
+    start, end = min(record.started_ms for record in records), max(record.finished_ms for record in records)
+    return [Record("tables", "study", "tables and figures", "tables", start, end, artifacts=artifacts)]
+
+
+def _final(study: Study, run: Run, folder: Path) -> dict[str, float]:
+    arm = _read(folder / "arm.json", "parameters", "head_parameters")
+    final = {name: arm[name] for name in ("parameters", "head_parameters")}
+    if (folder / "metrics.json").is_file():
+        metrics = _read(folder / "metrics.json", "top1", "top5", "loss")
+        final |= {f"test_{name}": metrics[name] for name in ("top1", "top5", "loss")}
+    cost = _cost_file(study, run.dataset.name, run.backbone.slug)
+    if cost.is_file():
+        measured = dict(_read(cost, "arms")["arms"].get(run.arm, {}))
+        if "images_per_s" in measured:  # the training's own curve has that name
+            measured["inference_images_per_s"] = measured.pop("images_per_s")
+        final |= measured
+    return {name: float(value) for name, value in final.items() if value is not None}
+
+
+def _cost_file(study: Study, dataset: str, backbone: str) -> Path:
+    return study.results / "cost" / f"{dataset}-{backbone}.json"
+
+
+def _history(path: Path) -> tuple[Point, ...]:
+    points = []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        missing = {"epoch", "time"} - set(rows.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path}: missing column '{min(missing)}'")
+        for row in rows:
+            try:
+                epoch, time_ms = int(row["epoch"]), round(float(row["time"]) * 1000)
+                values = {name: float(text) for name, text in row.items() if name not in NOT_METRICS and text}
+            except (TypeError, ValueError):
+                raise ValueError(f"{path}: line {rows.line_num}: got {row}, expected numbers") from None
+            points += [Point(name, value, time_ms, epoch) for name, value in values.items()]
+    return tuple(points)
+
+
+def _read(path: Path, *fields: str) -> dict:
+    data = read_json(path)
+    for name in fields:
+        if name not in data:
+            raise ValueError(f"{path}: missing key '{name}'")
+    return data
+
+
+def _flat(data: dict, prefix: str = "") -> dict[str, str]:
+    """Scalars only, as `recipe.lr`: lists (class names, pixel means) say little in a table of runs."""
+    flat: dict[str, str] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, str | int | float | bool):
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
+
+
+def _milliseconds(path: Path, iso: str) -> int:
+    try:
+        return round(datetime.fromisoformat(iso).timestamp() * 1000)
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: got time {iso!r}, expected ISO 8601 in UTC") from None
+
+
+def _digest(parts) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,172 @@
+"""A mistake is one line with file, field, value and expectation; a run is its resolved config."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from noah.backbones import BACKBONES, is_timm_name, split_channels
+from noah.config import load_dataset, load_recipe, load_run, load_study
+
+
+def edit(path: str, **changes) -> None:
+    file = Path("config") / path
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changes}))
+
+
+def test_default_study_has_three_families_each_with_baseline_and_noah_over_three_seeds(project):
+    study = load_study("digits")
+    families = {run.backbone.family for run in study.runs}
+    assert families == {"cnn", "vit", "mlp"}
+    for slug in {run.backbone.slug for run in study.runs}:
+        arms = {run.arm for run in study.runs if run.backbone.slug == slug}
+        assert {"baseline", "noah"} <= arms
+    assert {run.seed for run in study.runs} == {0, 1, 2}
+
+
+def test_every_study_recipe_and_dataset_in_the_repository_is_valid(project):
+    for scale in ("full", "small"):
+        for path in Path("config/studies").glob("*.yaml"):
+            assert load_study(path.stem, scale).runs
+    for path in Path("config/datasets").glob("*.yaml"):
+        load_dataset(path.stem)
+    for path in Path("config/recipes").glob("*.yaml"):
+        load_recipe(path.stem)
+
+
+def test_run_survives_its_yaml(project):
+    for run in load_study("digits").runs:
+        Path("run.yaml").write_text(run.to_yaml())
+        again = load_run(Path("run.yaml"))
+        assert (again.key, again.hash) == (run.key, run.hash)
+
+
+def test_where_data_lies_and_how_jobs_are_cut_is_no_part_of_a_run(project):
+    before = load_study("tiny").runs[0].hash
+    edit("datasets/tiny.yaml", root="elsewhere", shards_per_job=1)
+    assert load_study("tiny").runs[0].hash == before
+
+
+def test_editing_a_recipe_changes_the_hash_of_its_runs_only(project):
+    Path("config/recipes/other.yaml").write_text(Path("config/recipes/tiny.yaml").read_text())
+    edit("studies/tiny.yaml", recipes=["tiny", "other"])
+    before = {run.key: run.hash for run in load_study("tiny").runs}
+    edit("recipes/other.yaml", lr=0.5)
+    after = {run.key: run.hash for run in load_study("tiny").runs}
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {key for key in before if "/other/" in key}
+    assert changed
+
+
+def test_small_scale_replaces_keys_and_has_its_own_folder(project):
+    small = load_study("tiny", "small")
+    assert {run.seed for run in small.runs} == {0}
+    assert small.results == Path("results/tiny-small")
+
+
+def test_arm_overrides_recipe_fields(project):
+    study = yaml.safe_load(Path("config/studies/tiny.yaml").read_text())
+    study["arms"]["noah"]["recipe"] = {"epochs": 7}
+    edit("studies/tiny.yaml", arms=study["arms"])
+    assert {run.arm: run.recipe.epochs for run in load_study("tiny").runs} == {"baseline": 2, "noah": 7}
+
+
+def test_paper_defaults_fill_what_an_arm_leaves_out(project):
+    heads = {(run.backbone.name, run.arm): run.head for run in load_study("digits").runs}
+    assert (heads["mobilenetv2", "noah"].num_heads, heads["mobilenetv2", "noah"].key_ratio) == (8, 0.25)
+    assert heads["mobilenetv2", "baseline"].name == "gap"
+    assert heads["deit_tiny", "baseline"].name == "token"
+
+
+MISTAKES = {
+    "misspelt key": ("recipes/tiny.yaml", {"epoch": 3}, ["recipes/tiny.yaml", "'epoch'", "epochs"]),
+    "wrong type": ("recipes/tiny.yaml", {"epochs": "many"}, ["recipes/tiny.yaml", "epochs", "'many'", "integer"]),
+    "unknown schedule": ("recipes/tiny.yaml", {"schedule": "cosin"}, ["schedule", "'cosin'", "'cosine'"]),
+    "batch does not divide": ("recipes/tiny.yaml", {"micro_batch": 5}, ["recipes/tiny.yaml", "16", "multiple", "5"]),
+    "unknown recipe": ("studies/tiny.yaml", {"recipes": ["tinny"]}, ["recipes/tinny.yaml", "no such file", "tiny"]),
+    "unknown dataset": ("studies/tiny.yaml", {"datasets": ["tin"]}, ["datasets/tin.yaml", "no such file", "tiny"]),
+    "unknown head": ("studies/tiny.yaml", {"arms": {"a": {"head": "noa"}}}, ["studies/tiny.yaml", "'noa'", "noah"]),
+    "unknown arm key": (
+        "studies/tiny.yaml",
+        {"arms": {"baseline": {"head": "gap", "drop": 0.1}, "noah": {"head": "noah"}}},
+        ["studies/tiny.yaml", "drop"],
+    ),
+    "unknown backbone": (
+        "studies/tiny.yaml",
+        {"backbones": [{"name": "mobilenet2"}]},
+        ["studies/tiny.yaml", "'mobilenet2'", "mobilenetv2", "timm"],
+    ),
+    "unpublished width": (
+        "studies/tiny.yaml",
+        {"backbones": [{"name": "mobilenetv2", "width": 0.4}]},
+        ["studies/tiny.yaml", "width", "0.4", "0.35"],
+    ),
+    "channels do not divide": (
+        "studies/tiny.yaml",
+        {"arms": {"baseline": {"head": "gap"}, "noah": {"head": "noah", "num_heads": 3}}},
+        ["studies/tiny.yaml", "noah", "64 channels", "num_heads 3", "32"],
+    ),
+    "noah's field on another head": (
+        "studies/tiny.yaml",
+        {"arms": {"baseline": {"head": "gap", "num_heads": 2}, "noah": {"head": "noah"}}},
+        ["arms.baseline", "num_heads", "'noah'"],
+    ),
+    "compare names no arm": ("studies/tiny.yaml", {"compare": [["baseline", "noha"]]}, ["compare", "'noha'", "noah"]),
+    "empty split": (
+        "datasets/tiny.yaml",
+        {"splits": {"train": {"num_shards": 1, "samples": 0, "source_images": 1}}},
+        ["datasets/tiny.yaml", "splits.train.samples", "0"],
+    ),
+    "no test split": (
+        "datasets/tiny.yaml",
+        {"splits": {"train": {"num_shards": 1, "samples": 9, "source_images": 9}}},
+        ["datasets/tiny.yaml", "'test'"],
+    ),
+    "digit larger than the scene": (
+        "datasets/tiny.yaml",
+        {"scenes": {"canvas": 16, "digit_px": [20, 26], "clutter": 0}},
+        ["datasets/tiny.yaml", "digit_px", "26", "16"],
+    ),
+    "mistake in what small replaces": ("studies/tiny.yaml", {"small": {"sceds": [0]}}, ["studies/tiny.yaml", "sceds"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_names_file_field_value_and_expectation(project, mistake):
+    path, changes, expected = MISTAKES[mistake]
+    edit(path, **changes)
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        load_study("tiny", "small" if "small" in mistake else "full")
+    for part in expected:
+        assert part in str(error.value)
+
+
+def test_a_key_given_twice_is_refused(project):
+    with open("config/recipes/tiny.yaml", "a") as file:
+        file.write("epochs: 90\n")
+    with pytest.raises(ValueError, match=r"recipes/tiny.yaml: .*twice: epochs"):
+        load_study("tiny")
+
+
+def test_config_loads_neither_torch_nor_timm():
+    code = (
+        "import sys, noah.config; noah.config.load_study('digits'); "
+        "print([m for m in ('torch', 'timm') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_published_backbones_divide_at_every_width():
+    for backbone in BACKBONES.values():
+        for channels in backbone.channels.values():
+            keys, values = split_channels(channels, backbone.num_heads, backbone.key_ratio)
+            assert keys + values == channels
+
+
+def test_timm_names_are_known_without_importing_timm():
+    assert is_timm_name("convnext_tiny")
+    assert not is_timm_name("convnext_tinny")
+    assert not is_timm_name("../etc/passwd")

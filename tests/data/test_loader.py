@@ -1,0 +1,122 @@
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from noah.config import Recipe
+from noah.data.loader import eval_loader, train_loader
+from noah.data.reader import Shards, epoch_order
+
+
+@pytest.fixture
+def shards(train_folder):
+    return Shards(train_folder)
+
+
+def with_recipe(run, **fields):
+    return run.model_copy(update={"recipe": Recipe.model_validate({**run.recipe.model_dump(), **fields})})
+
+
+def same(batches, others):
+    pairs = list(zip(batches, others, strict=True))
+    return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
+def by_sample(batches):
+    return {int(i): image for images, _, indices in batches for image, i in zip(images, indices, strict=True)}
+
+
+def generator_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def test_a_batch_holds_images_labels_and_sample_numbers(shards, run):
+    batches = list(train_loader(shards, run, 0))
+    assert len(batches) == len(train_loader(shards, run, 0)) == 61 // 8
+    for images, labels, indices in batches:
+        assert (images.shape, images.dtype) == ((8, 3, 16, 16), torch.uint8)
+        assert labels.dtype == indices.dtype == torch.int64
+        assert labels.tolist() == shards.labels[indices.numpy()].tolist()
+
+
+def test_order_is_the_epochs_order_with_the_incomplete_batch_dropped(shards, run):
+    seen = torch.cat([indices for *_, indices in train_loader(shards, run, 4)]).tolist()
+    assert seen == epoch_order(shards.shard_of, run.seed, 4)[:56].tolist()
+
+
+def test_augmentation_is_pure_in_seed_epoch_and_key(shards, run):
+    first = list(train_loader(shards, run, 0))
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    assert same(first, train_loader(shards, run, 0))
+    alone = by_sample(train_loader(shards, with_recipe(run, batch=4), 0))
+    assert all(torch.equal(image, alone[i]) for i, image in by_sample(first).items())
+    for other in (train_loader(shards, run, 1), train_loader(shards, run.model_copy(update={"seed": 4}), 0)):
+        images = by_sample(other)
+        common = images.keys() & by_sample(first).keys()
+        assert sum(not torch.equal(images[i], by_sample(first)[i]) for i in common) > len(common) / 2
+
+
+def test_the_number_of_workers_changes_nothing(shards, run):
+    assert same(train_loader(shards, run, 0), train_loader(shards, run, 0, workers=2))
+
+
+def test_loading_in_the_main_process_leaves_its_random_generators_alone(shards, run):
+    before = generator_states()
+    for _ in train_loader(shards, run, 0):
+        assert generator_states() == before
+    list(eval_loader(shards, run.recipe, run.dataset))
+    assert generator_states() == before
+
+
+def test_a_resumed_epoch_continues_where_it_stopped(shards, run):
+    run = with_recipe(run, micro_batch=4, accumulate=2)
+    whole = list(train_loader(shards, run, 1))
+    assert len(whole) == 14
+    assert same(whole[6:], train_loader(shards, run, 1, start_step=3))
+    assert list(train_loader(shards, run, 1, start_step=7)) == []
+
+
+def test_ranks_share_each_optimizer_batch_whatever_the_world_size(shards, run):
+    alone = list(train_loader(shards, with_recipe(run, micro_batch=2, accumulate=4), 0))
+    pair = with_recipe(run, micro_batch=2, accumulate=2)
+    ranks = [list(train_loader(shards, pair, 0, rank=rank, world_size=2)) for rank in range(2)]
+    merged = [batch for passes in zip(*ranks, strict=True) for batch in passes]
+    assert same(alone, merged)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_deals_every_image_once_in_batches_that_do_not_depend_on_ranks(shards, run, world_size):
+    alone = list(eval_loader(shards, run.recipe, run.dataset, batch=10))
+    assert [len(labels) for _, labels, _ in alone] == [10] * 6 + [1]
+    dealt = [
+        list(eval_loader(shards, run.recipe, run.dataset, batch=10, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    counts = Counter(int(i) for batches in dealt for *_, indices in batches for i in indices)
+    assert counts == Counter(range(61))
+    for rank, batches in enumerate(dealt):
+        assert same(alone[rank::world_size], batches)
+
+
+def test_evaluation_with_workers_is_the_same(shards, run):
+    one, two = (eval_loader(shards, run.recipe, run.dataset, batch=16, workers=workers) for workers in (0, 2))
+    assert same(one, two)
+
+
+def test_a_split_smaller_than_one_batch_is_refused(shards, run):
+    with pytest.raises(ValueError, match="train: has 61 samples, expected at least one batch of 62"):
+        train_loader(shards, with_recipe(run, batch=62), 0)
+
+
+def test_a_world_size_that_does_not_fit_the_batch_is_refused(shards, run):
+    with pytest.raises(ValueError, match="batch is 8, expected micro_batch x accumulate x world size"):
+        train_loader(shards, run, 0, world_size=2)
+
+
+def test_an_image_that_went_bad_is_named(shards, run):
+    path = shards.folder / "tiny-train-000002.tar"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(ValueError, match=r"tiny-train-000002\.tar: offset \d+, key 000000\d\d: does not decode"):
+        list(eval_loader(shards, run.recipe, run.dataset))

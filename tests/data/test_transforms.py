@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+from digits_builder import changed
+from PIL import Image
+
+from noah.data.transforms import eval_transform, normalize, train_transform
+
+
+@pytest.fixture
+def recipe(run):
+    return run.recipe
+
+
+@pytest.fixture
+def gradient():
+    """40 wide, 30 high: every pixel differs from its neighbours."""
+    rows, columns = np.mgrid[:30, :40]
+    return Image.fromarray(np.stack([rows * 8, columns * 6, rows + columns], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
+def test_training_images_have_the_networks_size_and_stay_bytes(recipe, tiny, gradient, crop):
+    image = train_transform(recipe.model_copy(update={"crop": crop}), tiny)(gradient)
+    assert (image.shape, image.dtype) == ((3, 16, 16), torch.uint8)
+
+
+def test_an_image_that_fits_is_not_resampled(recipe, tiny, gradient):
+    scene = gradient.crop((0, 0, 16, 16))
+    plain = recipe.model_copy(update={"crop": "none", "flip": False, "color_jitter": 0.0})
+    expected = torch.from_numpy(np.asarray(scene).copy()).permute(2, 0, 1)
+    assert torch.equal(eval_transform(recipe, tiny)(scene), expected)
+    assert torch.equal(train_transform(plain, tiny)(scene), expected)
+
+
+def test_pad_moves_the_image_by_at_most_pad_px_over_zeros(recipe, tiny):
+    torch.manual_seed(0)
+    white = Image.new("RGB", (16, 16), "white")
+    transform = train_transform(recipe.model_copy(update={"flip": False, "color_jitter": 0.0}), tiny)
+    lit = {int((transform(white)[0] > 0).sum()) for _ in range(100)}
+    assert min(lit) == 14 * 14
+    assert max(lit) == 16 * 16
+
+
+def test_evaluation_sees_the_centre_share_of_the_image(recipe, tiny):
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[8:24, 8:24] = 255
+    half = eval_transform(recipe.model_copy(update={"eval_crop": 0.5}), tiny)(Image.fromarray(image))
+    assert (half == 255).all()
+    assert not (eval_transform(recipe, tiny)(Image.fromarray(image)) == 255).all()
+
+
+def test_flip_and_colour_jitter_happen_only_where_asked(recipe, tiny, gradient):
+    scene = gradient.crop((0, 0, 16, 16))
+
+    def variants(**fields):
+        base = {"crop": "none", "flip": False, "color_jitter": 0.0}
+        transform = train_transform(recipe.model_copy(update={**base, **fields}), tiny)
+        return {transform(scene).numpy().tobytes() for _ in range(30)}
+
+    assert len(variants()) == 1
+    assert len(variants(flip=True)) == 2
+    assert len(variants(color_jitter=0.4)) > 20
+
+
+def test_rand_augment_survives_every_magnitude(recipe, tiny, gradient):
+    for config in ("rand-m9-mstd0.5-inc1", "rand-m0-n4-p1", "rand-m10-n4-p1-inc1"):
+        transform = train_transform(recipe.model_copy(update={"rand_augment": config}), tiny)
+        assert len({transform(gradient).numpy().tobytes() for _ in range(60)}) > 30
+
+
+def test_a_rand_augment_string_that_timm_does_not_know_is_named(recipe, tiny):
+    with pytest.raises(ValueError, match="rand_augment is 'augmix-m3', expected timm's form"):
+        train_transform(recipe.model_copy(update={"rand_augment": "augmix-m3"}), tiny)
+
+
+def test_normalize_gives_zero_mean_and_unit_deviation_to_what_was_measured(tiny):
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    before, scaled = images.clone(), images / 255
+    mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
+    out = normalize(images, changed(tiny, mean=mean.tolist(), std=std.tolist()))
+    assert out.dtype == torch.float32
+    assert torch.equal(images, before)
+    torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.std((0, 2, 3)), torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_the_datasets_mean_and_deviation_were_measured_on_its_own_scale(tiny):
+    black = normalize(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), tiny)
+    expected = -torch.tensor(tiny.mean) / torch.tensor(tiny.std)
+    torch.testing.assert_close(black[0, :, 0, 0], expected)

@@ -1,0 +1,226 @@
+"""A run leaves its promised files, is the same bits again, and survives being stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from noah.config import load_run
+from noah.data.reader import Shards
+from noah.engine.train import Machine, train
+from noah.models import build_model
+from noah.signals import Interrupted
+
+EVERYTHING = {
+    "epochs": 3,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "label_smoothing": 0.1,
+    "ema_decay": 0.9,
+    "evaluate": "ema",
+    "precision": "bf16",
+    "accumulate": 2,
+    "drop_path_rate": 0.1,
+    "clip_grad": 1.0,
+    "warmup_epochs": 1,
+    "random_erasing": 0.5,
+}
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """What must be equal, bit for bit; the history without its clock."""
+    history = pd.read_csv(out / "history.csv").drop(columns=["time", "images_per_s"])
+    files = {name: (out / name).read_bytes() for name in ("model.safetensors", "predictions.parquet", "run.yaml")}
+    return {**files, "history.csv": history.to_csv(index=False).encode()}
+
+
+def test_a_run_leaves_every_promised_file(tiny_shards, make_run):
+    run = make_run()
+    train(run, tiny_shards, Path("out"))
+    names = {path.name for path in Path("out").iterdir()}
+    assert names == {
+        "run.yaml",
+        "model.safetensors",
+        "history.csv",
+        "predictions.parquet",
+        "provenance.json",
+        "arm.json",
+    }
+    assert load_run(Path("out/run.yaml")).hash == run.hash
+    history = pd.read_csv("out/history.csv")
+    assert history.epoch.tolist() == [1, 2]
+    assert history.step.tolist() == [3, 6]
+    assert history.minival_top1.between(0, 100).all()
+    arm = json.loads(Path("out/arm.json").read_text())
+    assert arm["init"] == "small_m"
+    assert arm["positions"] == 16
+    assert arm["head_parameters"] == 64 * 10 + 2 * 4 * 10
+    decayed, kept = arm["weight_decay_groups"]["decayed"], arm["weight_decay_groups"]["not_decayed"]
+    assert decayed["parameters"] + kept["parameters"] == arm["parameters"]
+    origin = json.loads(Path("out/provenance.json").read_text())
+    assert origin["run_sha256"] == run.hash
+    assert origin["manifests"]["train"] == Shards(tiny_shards / "tiny" / "train").manifest_sha256
+
+
+def test_predictions_are_the_saved_model_s_and_cover_the_test_split_once(tiny_shards, make_run):
+    run = make_run()
+    train(run, tiny_shards, Path("out"))
+    records = pq.read_table("out/predictions.parquet").to_pandas()
+    test = Shards(tiny_shards / "tiny" / "test")
+    assert records.key.tolist() == list(test.keys)
+    assert records.label.tolist() == test.labels.tolist()
+    model = build_model(**run.model_arguments)
+    model.load_state_dict(load_file("out/model.safetensors"))
+    from noah.data.loader import eval_loader
+    from noah.data.transforms import normalize
+
+    with torch.inference_mode():
+        images = torch.cat([batch[0] for batch in eval_loader(test, run.recipe, run.dataset)])
+        probabilities = model.eval()(normalize(images, run.dataset)).softmax(1)
+    assert np.stack(records.top5)[:, 0].tolist() == probabilities.argmax(1).tolist()
+    np.testing.assert_allclose(np.stack(records.top5_prob)[:, 0], probabilities.amax(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(records.label_logprob), probabilities[range(len(test)), test.labels], rtol=1e-4, atol=1e-7
+    )
+
+
+def test_the_same_run_is_the_same_bits_and_another_seed_is_not(tiny_shards, make_run):
+    for name, seed in {"first": 0, "second": 0, "other": 1}.items():
+        train(make_run(seed=seed), tiny_shards, Path(name))
+    assert results(Path("first")) == results(Path("second"))
+    assert results(Path("first"))["model.safetensors"] != results(Path("other"))["model.safetensors"]
+
+
+def test_both_arms_see_the_same_images_in_the_same_order(tiny_shards, make_run):
+    from noah.data.loader import train_loader
+
+    train_split = Shards(tiny_shards / "tiny" / "train")
+    seen = [list(train_loader(train_split, make_run(arm), 1)) for arm in ("baseline", "noah")]
+    for ours, theirs in zip(*seen, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopped_and_resumed_is_the_same_bits_as_undisturbed(tiny_shards, make_run, monkeypatch, workers):
+    run = make_run(**EVERYTHING)
+    train(run, tiny_shards, Path("quiet"), Machine(workers=0))
+
+    from noah.engine import train as module
+
+    stop_after = iter([1, 3, 1, 100])
+    real_stepper = module.stepper
+
+    def stopping_stepper(*arguments):
+        step_once, left = real_stepper(*arguments), next(stop_after)
+
+        def step(group, lr):
+            nonlocal left
+            loss = step_once(group, lr)
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return loss
+
+        return step
+
+    monkeypatch.setattr(module, "stepper", stopping_stepper)
+    for _ in range(3):
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            train(run, tiny_shards, Path("stopped"), Machine(workers=workers))
+        assert not Path("stopped").exists()
+    train(run, tiny_shards, Path("stopped"), Machine(workers=workers))
+    assert results(Path("stopped")) == results(Path("quiet"))
+
+
+def test_sigint_to_the_command_saves_the_state_and_the_next_start_resumes(tiny_shards, make_run):
+    run = make_run(epochs=150, eval_every_epochs=150)
+    Path("run.yaml").write_text(run.to_yaml())
+    command = [sys.executable, "-m", "noah.cli", "train", "run.yaml", "--out", "out", "--shards", str(tiny_shards)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(Path().glob("state/*/train.log")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.startswith("error: stopped by SIGINT; the state is saved")
+    assert not Path("out").exists()
+    checkpoint = next(Path().glob("state/*/checkpoint.pt"))
+    step = torch.load(checkpoint, weights_only=True)["step"]
+    assert 0 < step < 450
+    done = subprocess.run([*command, "--threads", "1"], capture_output=True, text=True, check=True)
+    assert f"resuming at step {step} of 450" in done.stdout
+    assert not checkpoint.exists()
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(tiny_shards, make_run, capsys):
+    from noah.engine.distributed import world
+    from noah.engine.train import build_state
+
+    run = make_run()
+    with world("cpu") as ranks:
+        state = build_state(run, ranks)
+        for state.step in (1, 2):
+            state.save(Path("state"))
+        (Path("state") / "checkpoint.pt").write_bytes(b"PK\x03\x04 half a checkpoint")
+        again = build_state(run, ranks)
+        assert again.load(Path("state"))
+    assert again.step == 1
+    assert "checkpoint.pt is damaged" in capsys.readouterr().err
+
+
+def test_two_processes_never_train_one_run(tiny_shards, make_run):
+    from noah.engine.state import lock, state_folder
+
+    run = make_run()
+    folder = state_folder(Path("state"), run, Shards(tiny_shards / "tiny" / "train").manifest_sha256)
+    with lock(folder), pytest.raises(ValueError, match=f"another process trains this run: .*{os.getpid()}"):
+        train(run, tiny_shards, Path("out"))
+
+
+def test_another_run_or_other_data_has_another_state(make_run):
+    from noah.engine.state import state_folder
+
+    folders = {state_folder(Path("state"), run, data) for run in (make_run(), make_run(lr=0.5)) for data in "ab"}
+    assert len(folders) == 4
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_step_and_rate(tiny_shards, make_run):
+    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) at step \d+, learning rate 1e\+30"):
+        train(make_run(lr=1e30, schedule="constant", optimizer="sgd"), tiny_shards, Path("out"))
+    assert not Path("out").exists()
+
+
+def test_a_batch_larger_than_the_data_is_an_error_before_training(tiny_shards, make_run):
+    with pytest.raises(ValueError, match="batch is 64, expected at most the 48 images"):
+        train(make_run(batch=64), tiny_shards, Path("out"))
+
+
+def test_missing_shards_are_named(make_run):
+    with pytest.raises(ValueError, match=r"nowhere/tiny/train/manifest\.json"):
+        train(make_run(), Path("nowhere"), Path("out"))
+
+
+def test_a_checkpoint_saved_by_the_clock_goes_on_without_a_signal(tiny_shards, make_run):
+    run = make_run()
+    train(run, tiny_shards, Path("often"), Machine(checkpoint_minutes=0.0))
+    train(run, tiny_shards, Path("never"), Machine(checkpoint_minutes=1e9))
+    assert results(Path("often")) == results(Path("never"))
+
+
+def test_the_model_learns_one_batch(tiny_shards, make_run):
+    train(make_run(epochs=12, batch=48, lr=3e-3), tiny_shards, Path("out"))
+    losses = pd.read_csv("out/history.csv").train_loss
+    assert losses.iloc[-1] < losses.iloc[0] - 0.1

@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from noah.evaluate.cost import count_macs, measure_cost, peak_memory
+from noah.heads import build_head
+from noah.models import build_model
+
+C, M, SIZE, PATCH = 8, 5, 8, 4
+POSITIONS = (SIZE // PATCH) ** 2
+BODY_MACS = 3 * PATCH * PATCH * C * POSITIONS
+
+
+class Tiny(torch.nn.Module):
+    """One convolution into patches, and a head."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.body = torch.nn.Conv2d(3, C, PATCH, PATCH)
+        self.head = build_head(head, C, M)
+
+    def forward_features(self, x):
+        return self.body(x)
+
+    def forward_head(self, x):
+        return self.head(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self):
+        return self.head
+
+
+@pytest.fixture(scope="module")
+def cost():
+    builders = {"baseline": lambda: Tiny("gap"), "noah": lambda: Tiny("noah")}
+    return measure_cost(builders, image_size=SIZE, num_classes=M, batch=4, rounds=2)
+
+
+def test_every_arm_has_every_number_and_the_machine_is_named(cost):
+    assert (cost["dtype"], cost["image_size"], cost["batch"], cost["rounds"]) == ("float32", SIZE, 4, 2)
+    assert cost["threads"] == torch.get_num_threads()
+    assert cost["torch"] == torch.__version__
+    assert cost["device"]
+    assert list(cost["arms"]) == ["baseline", "noah"]
+    measured = {
+        "latency_ms_p50",
+        "latency_ms_p95",
+        "images_per_s",
+        "train_images_per_s",
+        "peak_memory_mib",
+    }
+    for arm in cost["arms"].values():
+        assert set(arm) == measured | {"parameters", "head_parameters", "macs", "head_macs"}
+        assert all(arm[name] > 0 for name in measured)
+        assert arm["latency_ms_p50"] <= arm["latency_ms_p95"]
+
+
+def test_parameters_and_macs_are_the_formulas(cost):
+    body = 3 * PATCH * PATCH * C + C
+    counted = {
+        arm: tuple(numbers[k] for k in ("parameters", "head_parameters", "macs", "head_macs"))
+        for arm, numbers in cost["arms"].items()
+    }
+    gap, noah = C * M + M, C * M + 2 * 4 * M
+    assert counted["baseline"] == (body + gap, gap, BODY_MACS + C * M, C * M)
+    assert counted["noah"] == (body + noah, noah, BODY_MACS + C * M * POSITIONS, C * M * POSITIONS)
+
+
+def test_macs_include_the_products_inside_of_attention():
+    model = build_model("deit_tiny", "token", width=0.5, depth=2, patch_size=8, num_classes=M, img_size=32)
+    D, patches = 96, 16
+    tokens = patches + 1
+    blocks = 2 * (12 * D * D * tokens + 2 * tokens * tokens * D)
+    assert count_macs(model, torch.zeros(1, 3, 32, 32)) == {
+        "macs": blocks + 3 * 8 * 8 * D * patches + D * M,
+        "head_macs": D * M,
+    }
+
+
+def test_a_larger_batch_takes_more_memory_by_at_least_its_features():
+    model = Tiny("noah")
+
+    def peak(batch):
+        return peak_memory(model, torch.randn(batch, 3, SIZE, SIZE), torch.zeros(batch, dtype=torch.long))
+
+    assert peak(256) - peak(64) >= 192 * C * POSITIONS * 4
+    assert peak(4) > sum(4 * p.numel() for p in model.parameters())
+
+
+def test_bf16_is_measured_under_autocast():
+    cost = measure_cost(
+        {"gap": lambda: Tiny("gap")}, image_size=SIZE, num_classes=M, batch=2, rounds=1, dtype=torch.bfloat16
+    )
+    assert cost["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("field", "value"), [("rounds", 0), ("batch", 0)])
+def test_nothing_to_measure_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field}: 0, expected at least 1"):
+        measure_cost({"gap": lambda: Tiny("gap")}, image_size=SIZE, num_classes=M, **{field: value})

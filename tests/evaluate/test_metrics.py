@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from noah.evaluate.metrics import score
+
+RECORDS = {
+    "key": ["000002", "000000", "000001", "000003"],
+    "label": np.array([0, 1, 1, 6], np.int32),
+    "top5": [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [2, 0, 3, 4, 5], [6, 0, 1, 2, 3]],
+    "top5_prob": [[0.5, 0.2, 0.1, 0.1, 0.05]] * 4,
+    "label_logprob": np.array([-0.5, -1.0, -2.0, -0.25], np.float32),
+}
+HISTORY = """epoch,step,time,lr,train_loss,images_per_s,minival_loss,minival_top1
+1,5,0.5,.1,2.5,9,,
+2,10,1.5,.1,1.25,9,1.0,{top1}
+"""
+
+
+def finished_run(root: Path, minival_top1: str = "62.5", samples: int = 4, **columns) -> tuple[Path, Path]:
+    run_dir = root / "results/digits/runs/digits/short/resnet18-w1/noah/s0"
+    run_dir.mkdir(parents=True)
+    pd.DataFrame({**RECORDS, **columns}).to_parquet(run_dir / "predictions.parquet", index=False)
+    (run_dir / "history.csv").write_text(HISTORY.format(top1=minival_top1))
+    manifest = root / "manifest.json"
+    manifest.write_text(json.dumps({"samples": samples, "classes": {str(c): 1 for c in range(7)}}))
+    return run_dir, manifest
+
+
+def test_metrics_are_those_of_hand_counted_records(tmp_path):
+    run_dir, manifest = finished_run(tmp_path)
+    assert score(run_dir, manifest) == {
+        "run_key": "digits/short/resnet18-w1/noah/s0",
+        "split": "test",
+        "images": 4,
+        "top1": 50.0,
+        "top5": 75.0,
+        "loss": 0.9375,
+        "per_class_top1": [100.0, 0.0, None, None, None, None, 100.0],
+        "minival_top1": 62.5,
+        "final_train_loss": 1.25,
+    }
+
+
+def test_metrics_json_holds_what_score_returns(tmp_path):
+    run_dir, manifest = finished_run(tmp_path)
+    assert score(run_dir, manifest) == json.loads((run_dir / "metrics.json").read_text())
+
+
+def test_a_run_without_minival_has_none(tmp_path):
+    run_dir, manifest = finished_run(tmp_path, minival_top1="")
+    assert score(run_dir, manifest)["minival_top1"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": 5}, "4 records, expected the manifest's 5 samples"),
+        ({"key": ["000000", "000000", "000001", "000003"]}, "key: '000000' is recorded more than once"),
+        ({"label": np.array([0, 1, 1, 7], np.int32)}, "label of key '000003' is 7, expected 0 to 6"),
+        ({"label": np.array([0, -1, 1, 6], np.int32)}, "label of key '000000' is -1, expected 0 to 6"),
+        ({"label_logprob": [-0.5, np.nan, -2.0, -0.25]}, "label_logprob of key '000000' is nan"),
+    ],
+)
+def test_records_that_are_not_the_manifests_samples_are_refused_in_one_line(tmp_path, change, message):
+    run_dir, manifest = finished_run(tmp_path, **change)
+    with pytest.raises(ValueError, match=r"predictions\.parquet: ") as error:
+        score(run_dir, manifest)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (run_dir / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "history.csv"])
+def test_a_missing_file_is_named(tmp_path, name):
+    run_dir, manifest = finished_run(tmp_path)
+    (run_dir / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        score(run_dir, manifest)
+
+
+def test_broken_records_are_named(tmp_path):
+    run_dir, manifest = finished_run(tmp_path)
+    (run_dir / "predictions.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ValueError, match=r"predictions\.parquet: not prediction records"):
+        score(run_dir, manifest)
+
+
+def test_records_without_a_column_are_refused(tmp_path):
+    run_dir, manifest = finished_run(tmp_path)
+    path = run_dir / "predictions.parquet"
+    pd.read_parquet(path).drop(columns="label_logprob").to_parquet(path)
+    with pytest.raises(ValueError, match="label_logprob"):
+        score(run_dir, manifest)

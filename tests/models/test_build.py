@@ -1,0 +1,156 @@
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+
+from noah.backbones import BACKBONES
+from noah.config import load_study
+from noah.models import build_model, describe
+from noah.models.mlps import MLPS, create_mlp
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+OTHERWISE_COUNTED = {
+    ("deit_base", 1.0): 86.57,  # the README prints the 384-pixel model
+    ("gmlp_tiny", 0.75): 3.86,  # the README prints 3.91, the official code gives this
+}
+
+
+def published():
+    with open(CONFIG / "published" / "imagenet.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["backbone"] in BACKBONES]
+    return [(row["backbone"], float(row["width"]), row) for row in rows]
+
+
+def on_meta(*args, **kwargs):
+    with torch.device("meta"):
+        return build_model(*args, **kwargs)
+
+
+def test_every_published_backbone_and_width_can_be_built():
+    assert {(b, w) for b, w, _ in published()} == {(b.name, w) for b in BACKBONES.values() for w in b.widths}
+
+
+@pytest.mark.parametrize(("backbone", "width", "row"), published(), ids=lambda v: "" if isinstance(v, dict) else str(v))
+def test_parameters_heads_and_ratio_are_the_published_ones(backbone, width, row):
+    """To the printed digits; the READMEs round some numbers and cut others, so up to one unit of the last digit."""
+    for arm, column in (("baseline", "params_m_baseline"), ("noah", "params_m_noah")):
+        model = on_meta(backbone, arm, width=width)
+        printed = OTHERWISE_COUNTED.get((backbone, width), float(row[column]))
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(printed, abs=0.01)
+        assert model.num_features == BACKBONES[backbone].channels[width]
+    head = model.get_classifier()
+    assert (head.num_heads, head.key_ratio) == (int(row["num_heads"]), float(row["key_ratio"]))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "width", "changes", "positions"),
+    [
+        ("mobilenetv2", 0.35, {"output_stride": 8}, 16),
+        ("mobilenetv2", 0.35, {"stem_stride": 1}, 4),
+        ("mobilenetv2", 0.35, {"stem_stride": 1, "output_stride": 8}, 16),
+        ("deit_tiny", 0.5, {"depth": 2, "patch_size": 8}, 16),
+        ("gmlp_tiny", 0.5, {"depth": 2, "patch_size": 8}, 16),
+        ("mixer_small", 0.5, {"depth": 2, "patch_size": 4}, 64),
+    ],
+)
+@pytest.mark.parametrize("head", ["baseline", "gap", "noah"])
+def test_changed_backbones_have_the_positions_they_say_and_work(backbone, width, changes, positions, head):
+    model = build_model(backbone, head, width=width, num_classes=3, img_size=32, **changes)
+    assert describe(model)["positions"] == positions
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+    if "depth" in changes:
+        assert len(model.backbone.blocks) == 2
+
+
+def test_only_the_token_head_has_a_class_token_and_the_last_norm_stands_before_every_head():
+    small = {"width": 0.5, "num_classes": 3, "img_size": 32, "depth": 1}
+    arms = {head: build_model("deit_tiny", head, **small) for head in ("baseline", "gap", "noah")}
+    assert {arm: describe(model)["class_token"] for arm, model in arms.items()} == {
+        "baseline": True,
+        "gap": False,
+        "noah": False,
+    }
+    assert not any("cls_token" in name for name, _ in arms["noah"].named_parameters())
+    for model in arms.values():
+        features = model.forward_features(torch.randn(2, 3, 32, 32))
+        torch.testing.assert_close(features.mean(-1), torch.zeros(features.shape[:2]), atol=1e-5, rtol=0)
+
+
+def test_the_vit_baseline_computes_what_timms_own_model_computes():
+    ours = build_model("deit_tiny", "baseline", num_classes=3, img_size=32, depth=2).eval()
+    timms = timm.create_model("deit_tiny_patch16_224", num_classes=3, img_size=32, depth=2).eval()
+    state = {k.removeprefix("backbone.").replace("head.fc.", "head."): v for k, v in ours.state_dict().items()}
+    timms.load_state_dict(state)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(ours(x), timms(x))
+
+
+def test_the_cnn_baseline_computes_what_timms_own_model_computes():
+    ours = build_model("mobilenetv2", "baseline", width=0.35, num_classes=3).eval()
+    timms = timm.create_model("mobilenetv2_035", num_classes=3).eval()
+    state = {k.removeprefix("backbone.").replace("head.fc.", "classifier."): v for k, v in ours.state_dict().items()}
+    timms.load_state_dict(state)
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(ours(x), timms(x))
+
+
+@pytest.mark.parametrize("name", MLPS)
+def test_our_mlps_are_timms(name):
+    with torch.device("meta"):
+        ours, timms = create_mlp(name), timm.create_model(name)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in timms.state_dict().items()}
+    assert str(ours) == str(timms)
+
+
+def test_defaults_are_those_that_the_config_resolves(tmp_path):
+    """A study spells out every argument of a head, a Python user may leave it to the paper: both get the same head."""
+    shutil.copytree(CONFIG, tmp_path / "config")
+    study = {"title": "t", "datasets": ["digits"], "recipes": ["digits-short"], "seeds": [0]}
+    study["backbones"] = [{"name": "resnet50"}, {"name": "deit_tiny", "width": 0.5}, {"name": "gmlp_tiny"}]
+    study["arms"] = {"baseline": {"head": "baseline"}, "noah": {"head": "noah"}}
+    (tmp_path / "config" / "studies" / "two.yaml").write_text(yaml.safe_dump(study))
+    for run in load_study("two", config_dir=tmp_path / "config").runs:
+        from_config = on_meta(run.backbone.name, run.head.name, width=run.backbone.width, **run.head.kwargs)
+        from_python = on_meta(run.backbone.name, run.arm, width=run.backbone.width)
+        assert str(from_config) == str(from_python)
+        assert from_config.get_classifier().init == from_python.get_classifier().init
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"), [("vit_tiny_patch16_224", 196), ("swin_tiny_patch4_window7_224", 49), ("regnety_002", 49)]
+)
+def test_models_of_timm_outside_the_paper_take_the_head(name, positions):
+    model = on_meta(name, num_classes=10)
+    assert describe(model)["positions"] == positions
+    assert (model.get_classifier().num_heads, model.get_classifier().key_ratio) == (4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        (["resnet19"], {}, "backbone is 'resnet19', expected one of resnet18, .*, or a model of timm"),
+        (["resnet18", "fc"], {}, "head is 'fc', expected one of gap, token, noah"),
+        (["resnet18", "token"], {}, "needs a class token, which backbone 'resnet18' does not have"),
+        (["resnet18"], {"width": 0.5}, "width is 0.5, expected one of 1.0"),
+        (["regnety_002"], {"width": 0.5}, "width is 0.5, expected one of 1.0"),
+        (["resnet18"], {"depth": 3}, "depth is 3, expected none"),
+        (["mobilenetv2"], {"patch_size": 8}, "patch_size is 8, expected none"),
+        (["mobilenetv2"], {"proj_drop_rate": 0.1}, "proj_drop_rate is 0.1, expected none"),
+        (["deit_tiny"], {"output_stride": 8}, "output_stride is 8, expected none"),
+        (["deit_tiny"], {"stem_stride": 1}, "stem_stride is 1, expected none"),
+        (["mobilenetv2"], {"stem_stride": 1, "output_stride": 32}, "output_stride is 32, expected at most 16"),
+        (["deit_tiny"], {"img_size": 36, "patch_size": 8}, "img_size is 36, expected a multiple of its patch size"),
+        (["resnet18"], {"num_heads": 3}, "num_heads 3 does not divide"),
+        (["mobilenetv3_small_100"], {}, "layers behind its pooling"),
+        (["gmixer_24_224"], {"depth": 2}, "timm fixes it for this model"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line_that_says_why(args, kwargs, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message) as error:
+        build_model(*args, **kwargs)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,51 @@
+"""Who imports whom: downward only, as docs/architecture.md draws it."""
+
+import ast
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "noah"
+
+ALLOWED = {
+    "backbones": set(),
+    "files": set(),
+    "signals": set(),
+    "machine": set(),
+    "config": {"backbones"},
+    "heads": {"backbones"},
+    "data": {"config", "files"},
+    "models": {"heads", "backbones"},
+    "engine": {"models", "data", "config", "files", "machine", "signals"},
+    "evaluate": {"models", "data", "config", "files", "machine"},
+    "report": {"config", "files", "backbones"},
+    "tracking": {"config", "files"},
+    "plan": {"evaluate", "models", "config", "files"},
+    "cli": {"signals", "config", "data", "engine", "evaluate", "plan", "report", "tracking"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module]
+        found |= {module.split(".")[1] for module in modules if module.startswith("noah.")}
+    return found
+
+
+def test_every_module_imports_only_layers_below_it():
+    for path in SOURCE.rglob("*.py"):
+        layer = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if layer == "__init__":
+            continue
+        extra = imports_of(path) - ALLOWED[layer] - {layer}
+        assert not extra, f"{path.relative_to(SOURCE)} imports {sorted(extra)}"
+
+
+def test_the_workflow_imports_nothing_but_the_config():
+    rules = (SOURCE.parents[1] / "workflow").rglob("*.smk")
+    for path in [*rules, SOURCE.parents[1] / "Snakefile"]:
+        lines = [line for line in path.read_text().splitlines() if "import" in line and "noah" in line]
+        assert all("noah.config" in line for line in lines), path

@@ -1,0 +1,71 @@
+"""Raw data -> source index -> tars -> manifest. Raw files are no inputs: a dry run works without them."""
+
+SPLIT = "shards/{dataset}/{split}"
+
+
+rule index:
+    output:
+        f"{SPLIT}/source.parquet",
+    params:
+        spec=dataset_hash_of,
+    log:
+        "logs/index/{dataset}-{split}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "noah index {wildcards.dataset} {wildcards.split} > {log} 2>&1"
+
+
+# One rule per job, because which tars a job writes follows from its number, and a pattern cannot say that.
+for dataset in STUDY.datasets.values():
+    for split in dataset.splits:
+        folder = f"shards/{dataset.name}/{split}"
+        for job in range(dataset.num_jobs(split)):
+
+            rule:
+                name:
+                    f"shard_{dataset.name}_{split}_{job}".replace("-", "_")
+                input:
+                    f"{folder}/source.parquet",
+                output:
+                    tars=[f"{folder}/{dataset.shard_name(split, shard)}" for shard in dataset.job_shards(split, job)],
+                    rows=f"{folder}/jobs/{job:05d}.parquet",
+                    sums=f"{folder}/jobs/{job:05d}.json",
+                params:
+                    dataset=dataset.name,
+                    split=split,
+                    job=job,
+                    spec=dataset_hash(dataset.name),
+                log:
+                    f"logs/shard/{dataset.name}-{split}-{job:05d}.log",
+                conda:
+                    ENVIRONMENT
+                threads: 1
+                resources:
+                    mem_mb=2000,
+                    runtime=240,
+                shell:
+                    "noah shard {params.dataset} {params.split} --job {params.job} > {log} 2>&1"
+
+
+rule manifest:
+    input:
+        f"{SPLIT}/source.parquet",
+        job_notes,
+    output:
+        f"{SPLIT}/manifest.json",
+        f"{SPLIT}/index.parquet",
+    log:
+        "logs/manifest/{dataset}-{split}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        "noah manifest {wildcards.dataset} {wildcards.split} > {log} 2>&1"

@@ -1,0 +1,45 @@
+"""Metrics from prediction records; costs measured with the machine to itself."""
+
+
+rule score:
+    input:
+        f"{RUN}/run.yaml",
+        f"{RUN}/history.csv",
+        "shards/{dataset}/test/manifest.json",
+        predictions=f"{RUN}/predictions.parquet",
+        code=modules("evaluate/metrics.py"),
+    output:
+        f"{RUN}/metrics.json",
+    params:
+        run=subpath(output[0], parent=True),
+    log:
+        f"logs/score/{STUDY.slug}/{{dataset}}/{{recipe}}/{{backbone}}/{{arm}}/s{{seed}}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    shell:
+        "noah score {params.run} > {log} 2>&1"
+
+
+rule cost:
+    input:
+        plan=ancient(f"{RESULTS}/plan.csv"),
+    output:
+        f"{RESULTS}/cost/{{dataset}}-{{backbone}}.json",
+    params:
+        arms=arms_hash,
+        study=STUDY.name,
+        scale=STUDY.scale,
+    log:
+        f"logs/cost/{STUDY.slug}/{{dataset}}-{{backbone}}.log",
+    conda:
+        ENVIRONMENT
+    # All cores are reserved, so that nothing else runs meanwhile; how many threads are measured stands in the result.
+    threads: workflow.cores or 1
+    resources:
+        gpu=STUDY.spec.resources.gpus,
+        mem_mb=STUDY.spec.resources.mem_mb,
+        runtime=30,
+    shell:
+        "noah cost {params.study} --scale {params.scale} --dataset {wildcards.dataset} --backbone {wildcards.backbone}"
+        " > {log} 2>&1"

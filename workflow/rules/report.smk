@@ -1,0 +1,89 @@
+"""All runs -> one long table -> tables, figures, MLflow. Rules of seconds: an edit of their code reruns them."""
+
+
+rule collect:
+    input:
+        STUDY.path.as_posix(),
+        COSTS,
+        run_files("metrics.json"),
+        run_files("arm.json"),
+        run_files("provenance.json"),
+        code=modules("report/collect.py") + modules("report/fairness.py"),
+    output:
+        f"{RESULTS}/long.parquet",
+        f"{RESULTS}/fairness.json",
+    params:
+        study=STUDY.name,
+        scale=STUDY.scale,
+    log:
+        f"logs/collect/{STUDY.slug}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    shell:
+        "noah collect {params.study} --scale {params.scale} > {log} 2>&1"
+
+
+rule tables:
+    input:
+        STUDY.path.as_posix(),
+        f"{RESULTS}/long.parquet",
+        f"{RESULTS}/fairness.json",
+        PUBLISHED,
+        predictions=run_files("predictions.parquet"),
+        code=modules("report/*.py"),
+    output:
+        report(TABLES, caption="../report/table.rst", category="Tables"),
+    params:
+        study=STUDY.name,
+        scale=STUDY.scale,
+    log:
+        f"logs/tables/{STUDY.slug}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    shell:
+        "noah table {params.study} --scale {params.scale} > {log} 2>&1"
+
+
+rule figures:
+    input:
+        STUDY.path.as_posix(),
+        f"{RESULTS}/long.parquet",
+        PUBLISHED,
+        histories=run_files("history.csv"),
+        predictions=run_files("predictions.parquet"),
+        code=modules("report/*.py"),
+    output:
+        report(DIFFERENCES, caption="../report/differences.rst", category="Figures"),
+        report(CURVES, caption="../report/training_curves.rst", category="Figures"),
+    params:
+        study=STUDY.name,
+        scale=STUDY.scale,
+    log:
+        f"logs/figures/{STUDY.slug}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    shell:
+        "noah figures {params.study} --scale {params.scale} > {log} 2>&1"
+
+
+rule track:
+    input:
+        TABLES,
+        FIGURES,
+        f"{RESULTS}/long.parquet",
+        run_files("history.csv"),
+    output:
+        f"{RESULTS}/tracked.json",
+    params:
+        study=STUDY.name,
+        scale=STUDY.scale,
+    log:
+        f"logs/track/{STUDY.slug}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    shell:
+        "noah track {params.study} --scale {params.scale} > {log} 2>&1"

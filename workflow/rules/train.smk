@@ -1,0 +1,49 @@
+"""One job per run. Its resume state lies in state/, which Snakemake does not know: it would delete it with a failed job."""
+
+
+rule plan:
+    output:
+        f"{RESULTS}/plan.csv",
+    params:
+        models=[(run.key, run.model_arguments) for run in STUDY.runs if run.seed == STUDY.spec.seeds[0]],
+        study=STUDY.name,
+        scale=STUDY.scale,
+    log:
+        f"logs/plan/{STUDY.slug}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=15,
+    shell:
+        "noah plan {params.study} --scale {params.scale} --save > {log} 2>&1"
+
+
+rule train:
+    input:
+        manifests,
+        # No training starts before every model of the study could be built.
+        plan=ancient(f"{RESULTS}/plan.csv"),
+    output:
+        [f"{RUN}/{name}" for name in RUN_FILES],
+        f"{RUN}/model.safetensors",
+    params:
+        run=run_hash,
+        study=STUDY.name,
+        scale=STUDY.scale,
+        out=subpath(output[0], parent=True),
+    log:
+        f"logs/train/{STUDY.slug}/{{dataset}}/{{recipe}}/{{backbone}}/{{arm}}/s{{seed}}.log",
+    benchmark:
+        f"logs/train/{STUDY.slug}/{{dataset}}/{{recipe}}/{{backbone}}/{{arm}}/s{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: STUDY.spec.resources.cpus
+    resources:
+        gpu=STUDY.spec.resources.gpus,
+        mem_mb=STUDY.spec.resources.mem_mb,
+        runtime=STUDY.spec.resources.runtime_min,
+    shell:
+        "noah train {wildcards.dataset}/{wildcards.recipe}/{wildcards.backbone}/{wildcards.arm}/s{wildcards.seed}"
+        " --study {params.study} --scale {params.scale} --out {params.out} --threads {threads} > {log} 2>&1"
