@@ -23,6 +23,8 @@ localrules: all, score, collect, tables, figures, track
 
 rule all:
     input:
+        run_files("model.safetensors"),
+        run_files("metrics.json"),
         TABLES,
         FIGURES,
         f"{RESULTS}/tracked.json",

@@ -60,6 +60,14 @@ def test_editing_a_recipe_changes_the_hash_of_its_runs_only(project):
     assert changed
 
 
+def test_a_backbone_may_name_its_own_recipe(project):
+    edit("studies/tiny.yaml", recipes=[], backbones=[{"name": "gmlp_tiny", "depth": 1, "recipe": "tiny"}])
+    assert {run.key.split("/")[1:3] == ["tiny", "gmlp_tiny-d1-w1"] for run in load_study("tiny").runs} == {True}
+    edit("studies/tiny.yaml", backbones=[{"name": "gmlp_tiny"}])
+    with pytest.raises(ValueError, match=r"recipes: got none, expected at least one for backbone 'gmlp_tiny-w1'"):
+        load_study("tiny")
+
+
 def test_small_scale_replaces_keys_and_has_its_own_folder(project):
     small = load_study("tiny", "small")
     assert {run.seed for run in small.runs} == {0}

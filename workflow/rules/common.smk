@@ -72,10 +72,17 @@ def manifests(wildcards):
     return [f"shards/{wildcards.dataset}/{split}/manifest.json" for split in splits]
 
 
-def job_notes(wildcards):
+def job_files(wildcards, kind):
     jobs = range(STUDY.datasets[wildcards.dataset].num_jobs(wildcards.split))
-    folder = f"shards/{wildcards.dataset}/{wildcards.split}/jobs"
-    return [f"{folder}/{job:05d}.{kind}" for job in jobs for kind in ("parquet", "json")]
+    return [f"shards/{wildcards.dataset}/{wildcards.split}/jobs/{job:05d}.{kind}" for job in jobs]
+
+
+def job_notes(wildcards):
+    return job_files(wildcards, "json")
+
+
+def job_rows(wildcards):
+    return job_files(wildcards, "parquet")
 
 
 def run_files(name):

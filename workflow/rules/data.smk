@@ -1,4 +1,8 @@
-"""Raw data -> source index -> tars -> manifest. Raw files are no inputs: a dry run works without them."""
+"""Raw data -> source index -> tars -> manifest. Raw files are no inputs: a dry run works without them.
+
+Snakemake compares inputs above 1 MB by their times, which a copy or a `dvc pull` changes. So every heavy file has a small
+key with its sha256 (source.sha256, jobs/*.json, manifest.json): consumers depend on the key and take the file as ancient.
+"""
 
 SPLIT = "shards/{dataset}/{split}"
 
@@ -6,6 +10,7 @@ SPLIT = "shards/{dataset}/{split}"
 rule index:
     output:
         f"{SPLIT}/source.parquet",
+        f"{SPLIT}/source.sha256",
     params:
         spec=dataset_hash_of,
     log:
@@ -30,7 +35,8 @@ for dataset in STUDY.datasets.values():
                 name:
                     f"shard_{dataset.name}_{split}_{job}".replace("-", "_")
                 input:
-                    f"{folder}/source.parquet",
+                    f"{folder}/source.sha256",
+                    source=ancient(f"{folder}/source.parquet"),
                 output:
                     tars=[f"{folder}/{dataset.shard_name(split, shard)}" for shard in dataset.job_shards(split, job)],
                     rows=f"{folder}/jobs/{job:05d}.parquet",
@@ -54,8 +60,9 @@ for dataset in STUDY.datasets.values():
 
 rule manifest:
     input:
-        f"{SPLIT}/source.parquet",
+        f"{SPLIT}/source.sha256",
         job_notes,
+        rows=ancient(job_rows),
     output:
         f"{SPLIT}/manifest.json",
         f"{SPLIT}/index.parquet",

@@ -5,8 +5,9 @@ rule score:
     input:
         f"{RUN}/run.yaml",
         f"{RUN}/history.csv",
+        f"{RUN}/provenance.json",
         "shards/{dataset}/test/manifest.json",
-        predictions=f"{RUN}/predictions.parquet",
+        predictions=ancient(f"{RUN}/predictions.parquet"),
         code=modules("evaluate/metrics.py"),
     output:
         f"{RUN}/metrics.json",

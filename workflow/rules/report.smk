@@ -27,10 +27,13 @@ rule collect:
 rule tables:
     input:
         STUDY.path.as_posix(),
-        f"{RESULTS}/long.parquet",
         f"{RESULTS}/fairness.json",
         PUBLISHED,
-        predictions=run_files("predictions.parquet"),
+        COSTS,
+        run_files("metrics.json"),
+        run_files("provenance.json"),
+        long=ancient(f"{RESULTS}/long.parquet"),
+        predictions=ancient(run_files("predictions.parquet")),
         code=modules("report/*.py"),
     output:
         report(TABLES, caption="../report/table.rst", category="Tables"),
@@ -49,10 +52,12 @@ rule tables:
 rule figures:
     input:
         STUDY.path.as_posix(),
-        f"{RESULTS}/long.parquet",
+        f"{RESULTS}/fairness.json",
         PUBLISHED,
-        histories=run_files("history.csv"),
-        predictions=run_files("predictions.parquet"),
+        run_files("metrics.json"),
+        run_files("history.csv"),
+        long=ancient(f"{RESULTS}/long.parquet"),
+        predictions=ancient(run_files("predictions.parquet")),
         code=modules("report/*.py"),
     output:
         report(DIFFERENCES, caption="../report/differences.rst", category="Figures"),
@@ -73,7 +78,8 @@ rule track:
     input:
         TABLES,
         FIGURES,
-        f"{RESULTS}/long.parquet",
+        COSTS,
+        run_files("metrics.json"),
         run_files("history.csv"),
     output:
         f"{RESULTS}/tracked.json",

@@ -18,6 +18,9 @@ RESULTS_VERSION = 1
 HEADS = ("gap", "token", "noah")
 
 
+_SLUG_PREFIX = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os"}
+
+
 class BackboneSpec(Strict):
     """One row of a table. Optional fields change the published architecture, and stand in the row's name."""
 
@@ -49,13 +52,13 @@ class BackboneSpec(Strict):
     @property
     def changes(self) -> dict[str, int]:
         """The fields that differ from the published architecture."""
-        return self.model_dump(exclude={"name", "width"}, exclude_none=True)
+        return self.model_dump(include=set(_SLUG_PREFIX), exclude_none=True)
 
     @property
     def slug(self) -> str:
         """`mobilenetv2-w0.35`, `deit_tiny-d6-p8-w0.5`: name, changes (depth, patch, stem, output stride), width."""
-        short = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os"}
-        return "-".join([self.name, *(f"{short[k]}{v}" for k, v in self.changes.items()), f"w{self.width:g}"])
+        changes = (f"{_SLUG_PREFIX[field]}{value}" for field, value in self.changes.items())
+        return "-".join([self.name, *changes, f"w{self.width:g}"])
 
 
 class Head(Strict):

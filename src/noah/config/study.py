@@ -63,7 +63,8 @@ class StudySpec(Strict):
     title: str
     """Heads the tables."""
     datasets: tuple[Name, ...] = Field(min_length=1)
-    recipes: tuple[Name, ...] = Field(min_length=1)
+    recipes: tuple[Name, ...] = ()
+    """Of the backbones that name none of their own."""
     backbones: tuple[StudyBackbone, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     arms: dict[Name, Arm] = Field(min_length=1)
@@ -85,6 +86,9 @@ class StudySpec(Strict):
             for arm in pair:
                 if arm not in self.arms:
                     raise ValueError(f"compare: unknown arm '{arm}'{one_of(arm, self.arms)}")
+        without = [backbone.slug for backbone in self.backbones if backbone.recipe is None]
+        if without and not self.recipes:
+            raise ValueError(f"recipes: got none, expected at least one for backbone '{without[0]}'")
         for field in ("datasets", "recipes", "seeds"):
             values = getattr(self, field)
             if len(set(values)) != len(values):

@@ -16,13 +16,16 @@ from noah.config.dataset import SplitName
 from noah.data.checks import expect, expect_file, expect_rows, read_table
 from noah.data.sources import SOURCES
 from noah.data.tars import index_tar, write_tar
-from noah.files import read_json, sha256_file, write_atomic, write_json
+from noah.files import read_json, sha256_file, write_atomic, write_json, write_text
 
 SOURCE, INDEX, MANIFEST = "source.parquet", "index.parquet", "manifest.json"
 
 
 def index_split(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
     """Write source.parquet: key, container, offset, size, label of every sample in the order of the shards.
+
+    source.sha256 beside it is its small key, as `sha256sum --check` reads it: what comes after depends on the key, for
+    Snakemake compares large files by their times alone.
 
     Raises:
         ValueError: The split is unknown, empty or smaller than its number of shards, or its raw data is wrong.
@@ -37,7 +40,9 @@ def index_split(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
             f"dataset {dataset.name}: splits.{split}.num_shards is {shards}, expected at most the "
             f"{table.num_rows} samples of the split"
         )
-    return _write_table(table, Path(out_dir) / SOURCE)
+    path = _write_table(table, Path(out_dir) / SOURCE)
+    write_text(path.with_suffix(".sha256"), f"{sha256_file(path)}  {SOURCE}\n")
+    return path
 
 
 def write_job(dataset: Dataset, split: SplitName, job: int, out_dir: Path) -> list[Path]:

@@ -1,0 +1,194 @@
+"""The pipeline as a user meets it: a dry run before the data, a run to the tables, what each kind of edit reruns."""
+
+import json
+import shutil
+import time
+
+import pandas as pd
+import pytest
+
+RUN = "results/tiny/runs/tiny/tiny/gmlp_tiny-d1-p8-w0.5/noah/s0"
+
+
+@pytest.fixture(scope="module")
+def finished(clone):
+    """The clone after one `snakemake --cores 2`."""
+    clone.snakemake()
+    return clone
+
+
+@pytest.fixture
+def edited(finished):
+    """The finished clone, whose sources are put back after the test."""
+    kept = {path: path.read_bytes() for top in ("src", "config") for path in (finished.folder / top).rglob("*.[py]*")}
+    kept = {path: data for path, data in kept.items() if path.suffix in (".py", ".yaml")}
+    yield finished
+    for path, data in kept.items():
+        if path.read_bytes() != data:
+            path.write_bytes(data)
+
+
+def test_a_dry_run_needs_neither_data_nor_shards(clone, tmp_path):
+    shutil.move(clone.folder / "data", tmp_path / "data")
+    try:
+        for arguments in ((), ("--profile", "slurm"), ("--config", "study=digits"), ("--config", "scale=small")):
+            assert clone.planned(*arguments)["train"] >= 2
+    finally:
+        shutil.move(tmp_path / "data", clone.folder / "data")
+
+
+def test_the_default_study_plans_every_run_once(clone):
+    planned = clone.planned("--config", "study=digits")
+    assert planned["train"] == planned["score"] == 21
+    assert planned["cost"] == 3
+    assert planned["manifest"] == planned["index"] == 3
+    assert planned["tables"] == planned["figures"] == planned["track"] == planned["plan"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("study=digit",), "config/studies/digit.yaml: no such file"),
+        (("scale=tiny",), "scale is 'tiny', expected one of full, small"),
+        (("studdy=digits",), "unknown key ['studdy'], expected study and scale"),
+    ],
+)
+def test_a_mistake_in_the_config_ends_with_one_line_and_code_2_before_the_dag(clone, arguments, message):
+    done = clone.run("snakemake", "--cores", "1", "-n", "--config", *arguments, check=False)
+    assert done.returncode == 2
+    assert f"error: {message}" in done.stderr or f"error: config: {message}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_command_makes_tables_figures_and_tracked_runs(finished):
+    folder = finished.folder / "results/tiny"
+    for kind in ("md", "tex", "html", "csv"):
+        assert (folder / f"tables/comparison.{kind}").stat().st_size > 100
+    for name in ("differences", "training_curves"):
+        assert (folder / f"figures/{name}.svg").read_text().startswith("<?xml")
+    assert "missing" not in (folder / "tables/comparison.md").read_text()
+    tracked = json.loads((folder / "tracked.json").read_text())
+    assert (tracked["status"], len(tracked["runs"])) == ("ok", 4)
+    metrics = json.loads((finished.folder / RUN / "metrics.json").read_text())
+    long = pd.read_parquet(folder / "long.parquet")
+    row = long[(long.metric == "top1") & (long.arm == "noah") & (long.recipe == "tiny")]
+    assert row.value.tolist() == [metrics["top1"]]
+    assert metrics["images"] == 30
+
+
+def test_a_second_call_does_nothing(finished):
+    assert finished.planned() == {}
+
+
+def test_touching_every_source_file_reruns_nothing(edited):
+    for path in (edited.folder / "src").rglob("*.py"):
+        path.touch()
+    assert edited.planned() == {}
+
+
+def test_an_edit_of_one_recipe_reruns_its_runs_only(edited):
+    edited.edit_yaml("config/recipes/other.yaml", lr=0.002)
+    planned = edited.planned()
+    downstream = {"collect", "tables", "figures", "track", "all"}
+    assert planned == {"train": 2, "score": 2, **dict.fromkeys(downstream, 1)}
+
+
+def test_an_edit_of_the_report_reruns_tables_and_figures_only(edited):
+    edited.append("src/noah/report/tables.py", "\n# another remark\n")
+    assert edited.planned() == dict.fromkeys(("tables", "figures", "track", "all"), 1)
+
+
+def test_an_edit_of_a_docstring_in_the_engine_reruns_nothing(edited):
+    for name in ("engine/train.py", "models/build.py", "heads/noah.py", "data/loader.py", "cli.py"):
+        edited.append(f"src/noah/{name}", '\n"""One more docstring."""\n')
+    assert edited.planned() == {}
+
+
+def test_an_edit_of_the_metrics_scores_again_without_training(edited):
+    edited.append("src/noah/evaluate/metrics.py", "\n# another remark\n")
+    planned = edited.planned()
+    assert planned["score"] == 4
+    assert not {"train", "cost", "index"} & set(planned)
+
+
+def test_an_edit_of_the_scenes_makes_new_shards_and_trains_everything_again(edited):
+    edited.edit_yaml("config/datasets/tiny.yaml", seed=7)
+    planned = edited.planned()
+    assert (planned["index"], planned["manifest"], planned["train"]) == (3, 3, 4)
+
+
+def test_raising_the_results_version_trains_everything_again(edited):
+    path = edited.folder / "src/noah/config/run.py"
+    path.write_text(path.read_text().replace("RESULTS_VERSION = 1", "RESULTS_VERSION = 2"))
+    planned = edited.planned()
+    assert planned["train"] == 4
+    assert "index" not in planned
+
+
+def test_adding_a_seed_trains_only_the_new_runs(edited):
+    edited.edit_yaml("config/studies/tiny.yaml", seeds=[0, 1])
+    planned = edited.planned()
+    assert (planned["train"], planned["score"]) == (4, 4)
+    assert "plan" not in planned
+
+
+def test_an_edited_recipe_really_trains_its_runs_and_leaves_the_others(edited):
+    before = {path: path.stat().st_mtime_ns for path in edited.folder.glob("results/tiny/runs/**/model.safetensors")}
+    edited.edit_yaml("config/recipes/other.yaml", lr=0.002)
+    edited.snakemake()
+    changed = {str(path) for path, time_ns in before.items() if path.stat().st_mtime_ns != time_ns}
+    assert len(changed) == 2
+    assert all("/other/" in path for path in changed)
+    edited.edit_yaml("config/recipes/other.yaml", lr=0.001)
+    edited.snakemake()
+    assert edited.planned() == {}
+
+
+def test_a_run_that_is_deleted_is_the_only_one_trained_again(finished):
+    kept = (finished.folder / RUN / "predictions.parquet").read_bytes()
+    shutil.rmtree(finished.folder / RUN)
+    planned = finished.planned()
+    assert (planned["train"], planned["score"]) == (1, 1)
+    finished.snakemake()
+    assert (finished.folder / RUN / "predictions.parquet").read_bytes() == kept
+
+
+def test_an_interrupt_loses_no_finished_run_and_leaves_no_half_file(edited):
+    import os
+    import signal
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    edited.edit_yaml("config/recipes/other.yaml", epochs=300, eval_every_epochs=300)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(edited.folder / "src"),
+    }
+    command = ["snakemake", "--cores", "2"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=edited.folder, env=environment, start_new_session=True, **quiet)
+    deadline = time.monotonic() + 60
+    others = edited.folder / "results/tiny/runs/tiny/other"
+    while any(others.rglob("model.safetensors")) or not any(edited.folder.glob("state/*/train.log")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(4)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    assert (edited.folder / RUN / "model.safetensors").exists()
+    assert not list((edited.folder / "results").rglob("*.tmp"))
+    assert not any(others.rglob("model.safetensors"))
+    edited.edit_yaml("config/recipes/other.yaml", epochs=2)
+    edited.run("snakemake", "--unlock", "--cores", "1")
+    assert edited.planned("--rerun-incomplete")["train"] == 2
+    edited.snakemake("--rerun-incomplete")
+    assert edited.planned() == {}
+
+
+def test_the_report_holds_tables_and_figures(finished):
+    finished.snakemake("--report", "report.zip")
+    done = finished.run("python", "-m", "zipfile", "-l", "report.zip")
+    assert "comparison.html" in done.stdout
+    assert "training_curves.svg" in done.stdout

@@ -1,0 +1,79 @@
+"""A copy of the repository with the tiny study as its default, as a user's clone would be after `make setup`."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from tests_support import REPOSITORY, add_tiny_study
+
+TOP_LEVEL = (
+    "Snakefile",
+    "dvc.yaml",
+    "data.dvc",
+    ".dvcignore",
+    ".gitignore",
+    "environment.yml",
+    "pyproject.toml",
+    "slurm",
+)
+
+
+class Clone:
+    """A project folder to run commands in."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run one of the environment's programs in the clone, with the clone's own sources."""
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder / "src"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
+        for name in ("MLFLOW_TRACKING_URI", "SNAKEMAKE_PROFILE"):
+            environment.pop(name, None)
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0 or not check, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        return done
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.run("snakemake", "--cores", "2", *arguments)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """How many jobs of each rule a dry run names; empty when there is nothing to do."""
+        lines = self.snakemake("-n", "--quiet", "rules", *arguments).stdout.splitlines()
+        if not any(line.startswith("total") for line in lines):
+            return {}
+        first = next(i for i, line in enumerate(lines) if line.startswith("-----")) + 1
+        last = next(i for i, line in enumerate(lines) if line.startswith("total"))
+        return {rule: int(count) for rule, count in (line.split() for line in lines[first:last])}
+
+    def edit_yaml(self, path: str, **changes) -> None:
+        file = self.folder / path
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changes}, sort_keys=False))
+
+    def append(self, path: str, text: str) -> None:
+        with open(self.folder / path, "a", encoding="utf-8") as file:
+            file.write(text)
+
+
+def make_clone(folder: Path) -> Clone:
+    """Two recipes, two arms, one backbone, one seed: four runs of a second each."""
+    folder.mkdir(parents=True)
+    for name in ("config", "src", "workflow", ".dvc"):
+        ignored = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local", "*.egg-info")
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
+    for name in TOP_LEVEL:
+        shutil.copy2(REPOSITORY / name, folder / name, follow_symlinks=False)
+    shutil.copytree(REPOSITORY / "data", folder / "data")
+    add_tiny_study(folder / "config")
+    shutil.copy(folder / "config/recipes/tiny.yaml", folder / "config/recipes/other.yaml")
+    clone = Clone(folder)
+    clone.edit_yaml("config/studies/tiny.yaml", recipes=["tiny", "other"], seeds=[0])
+    clone.edit_yaml("config/config.yaml", study="tiny")
+    return clone
