@@ -7,9 +7,11 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 
 .PHONY: tables test test-system test-long setup ui lint clean
 
-tables: setup  ## run the study and print its table
-	snakemake --profile workflow/profiles/local --config study=$(STUDY) scale=$(SCALE)
-	noah table $(STUDY) --scale $(SCALE) --show
+tables: setup  ## run the study and print its table; where a run failed, the table shows its cell as missing
+	@snakemake --profile local --config study=$(STUDY) scale=$(SCALE) || { code=$$?; \
+	  [ $$code = 2 ] || { noah collect $(STUDY) --scale $(SCALE) && noah table $(STUDY) --scale $(SCALE) && \
+	  noah table $(STUDY) --scale $(SCALE) --show; }; exit $$code; }
+	@noah table $(STUDY) --scale $(SCALE) --show
 
 test: setup  ## no root, no services, under 10 minutes
 	pytest -n 2 --dist loadfile

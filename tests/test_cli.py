@@ -1,12 +1,16 @@
 """The command line: bad input is one line on stderr and exit code 2, before anything is computed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from tests_support import REPOSITORY
+
+from noah.config import load_study
 
 
 def noah(*arguments: str) -> subprocess.CompletedProcess:
@@ -29,6 +33,17 @@ def test_every_verb_explains_itself_with_an_example():
     assert "Example: noah train" in noah("train", "--help").stdout
 
 
+def test_the_examples_of_the_help_texts_name_what_exists():
+    keys = {run.key for run in load_study("digits", config_dir=REPOSITORY / "config").runs}
+    train_help, score_help, cost_help = (
+        " ".join(noah(verb, "--help").stdout.split()) for verb in ("train", "score", "cost")
+    )
+    assert re.search(r"Example: noah train (\S+)", train_help)[1] in keys
+    assert re.search(r"Example: noah score results/digits/runs/(\S+)", score_help)[1] in keys
+    backbone = re.search(r"Example: noah cost digits --dataset digits --backbone (\S+)", cost_help)[1]
+    assert backbone in {key.split("/")[2] for key in keys}
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -37,7 +52,7 @@ def test_every_verb_explains_itself_with_an_example():
         (("plan", "digits", "--scale", "tiny"), ("scale", "'tiny'", "small")),
         (("train", "nothing", "--study", "tiny", "--out", "out"), ("tiny.yaml", "no run 'nothing'", "tiny/tiny/")),
         (("train", "run.yaml", "--out", "out"), ("run.yaml", "no such file")),
-        (("index", "digits", "validation"), ("split", "'validation'", "minival")),
+        (("index", "digits", "validation"), ("digits", "unknown split", "'validation'", "minival")),
         (("shard", "tiny", "train", "--job", "9"), ("job 9", "0 to 1")),
         (("shard", "tiny", "train"), ("source.parquet",)),
         (("verify", "tiny"), ("manifest.json",)),

@@ -18,7 +18,7 @@ ALLOWED = {
     "evaluate": {"models", "data", "config", "files", "machine"},
     "report": {"config", "files", "backbones"},
     "tracking": {"config", "files"},
-    "plan": {"evaluate", "models", "config", "files"},
+    "plan": {"evaluate", "models", "data", "config", "files"},
     "cli": {"signals", "config", "data", "engine", "evaluate", "plan", "report", "tracking"},
 }
 
@@ -29,8 +29,9 @@ def imports_of(path: Path) -> set[str]:
         modules = []
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules = [node.module]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides its layer"
+            modules = [f"noah.{alias.name}" for alias in node.names] if node.module == "noah" else [node.module]
         found |= {module.split(".")[1] for module in modules if module.startswith("noah.")}
     return found
 

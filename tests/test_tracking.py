@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from tracking_study import EPOCHS, fake_results, fake_run, tiny_study
@@ -102,7 +103,7 @@ def test_a_run_carries_its_config_origin_and_results(study, client):
         "noah.run_key": run.key,
         "dataset": "digits",
         "backbone": "mobilenetv2-w0.35",
-        "recipe": "digits-short",
+        "recipe": "short",
         "arm": "noah",
         "seed": "0",
         "commit": "0123abcd",
@@ -149,6 +150,9 @@ def test_a_run_trained_again_replaces_the_old_one(study, client):
     old = publish(study)["runs"][run.key]
     changed = run.model_copy(update={"recipe": run.recipe.model_copy(update={"lr": 0.5})})
     fake_run(study, changed, start=1_800_000_000.0)
+    skipped = publish(study)
+    assert skipped["skipped"] == [run.key], "the folder holds a run that the study no longer asks for"
+    study = replace(study, runs=(changed, *study.runs[1:]))
     new = publish(study)["runs"][run.key]
     assert new != old
     assert client.get_run(new).data.params["recipe.lr"] == "0.5"

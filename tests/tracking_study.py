@@ -4,6 +4,9 @@ import csv
 import shutil
 from pathlib import Path
 
+import yaml
+from tests_support import TINY_RECIPE
+
 from noah.config import Run, Study, load_study
 from noah.files import write_json, write_text
 
@@ -11,7 +14,7 @@ CONFIG = Path(__file__).parents[1] / "config"
 STUDY = """
 title: Tiny
 datasets: [digits]
-recipes: [digits-short]
+recipes: [short]
 backbones: [{name: mobilenetv2, width: 0.35}, {name: deit_tiny, width: 0.5, depth: 6}]
 seeds: [0, 1]
 arms: {baseline: {head: baseline}, noah: {head: noah}}
@@ -24,6 +27,7 @@ def tiny_study(root: Path) -> Study:
     """A study of 2 backbones x 2 arms x 2 seeds whose config lies below `root`; nothing is trained yet."""
     shutil.copytree(CONFIG, root / "config", dirs_exist_ok=True)
     write_text(root / "config" / "studies" / "tiny.yaml", STUDY)
+    write_text(root / "config" / "recipes" / "short.yaml", yaml.safe_dump(TINY_RECIPE))
     return load_study("tiny", config_dir=root / "config")
 
 

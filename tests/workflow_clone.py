@@ -16,7 +16,8 @@ TOP_LEVEL = (
     ".dvcignore",
     ".gitignore",
     "environment.yml",
-    "pyproject.toml",
+    "Makefile",
+    "local",
     "slurm",
 )
 

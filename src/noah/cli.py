@@ -31,6 +31,7 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of torch on the CPU."
 def fetch(dataset: DatasetName) -> None:
     """Put a dataset's raw files in place and check them.
 
+    \b
     Example: noah fetch digits
     """
     from noah.data.sources import SOURCES
@@ -44,12 +45,13 @@ def fetch(dataset: DatasetName) -> None:
 def index(dataset: DatasetName, split: SplitArgument, shards: ShardsRoot = Path("shards")) -> None:
     """List a split's raw images in their seeded order: source.parquet.
 
+    \b
     Example: noah index digits train
     """
     from noah.data.shards import index_split
 
     spec = load_dataset(dataset)
-    print(index_split(spec, _split(spec, split), shards / dataset / split))
+    print(index_split(spec, split, shards / dataset / split))
 
 
 @app.command()
@@ -61,12 +63,13 @@ def shard(
 ) -> None:
     """Write a split's WebDataset tars, from its index; each job writes `shards_per_job` of them.
 
+    \b
     Example: noah shard digits train --job 0
     """
     from noah.data.shards import write_job
 
     spec = load_dataset(dataset)
-    for number in job or range(spec.num_jobs(_split(spec, split))):
+    for number in job or range(spec.num_jobs(split)):
         for path in write_job(spec, split, number, shards / dataset / split):
             print(path)
 
@@ -75,18 +78,20 @@ def shard(
 def manifest(dataset: DatasetName, split: SplitArgument, shards: ShardsRoot = Path("shards")) -> None:
     """Merge what the shard jobs noted into index.parquet and manifest.json.
 
+    \b
     Example: noah manifest digits train
     """
     from noah.data.shards import write_manifest
 
     spec = load_dataset(dataset)
-    print(write_manifest(spec, _split(spec, split), shards / dataset / split))
+    print(write_manifest(spec, split, shards / dataset / split))
 
 
 @app.command()
 def verify(dataset: DatasetName, shards: ShardsRoot = Path("shards")) -> None:
     """Compare every shard with its manifest: names, counts, sizes, sha256, keys, labels.
 
+    \b
     Example: noah verify digits
     """
     from noah.data.shards import verify as verify_split
@@ -130,7 +135,8 @@ def train(
 ) -> None:
     """Train one run and predict its test split. Stopped by a signal, it saves its state; started again, it resumes.
 
-    Example: noah train digits/digits/mobilenetv2-os8-w0.35/noah/s0 --study digits --out /tmp/run
+    \b
+    Example: noah train digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0 --study digits --out /tmp/run
     """
     from noah.engine.train import Machine
     from noah.engine.train import train as train_run
@@ -146,7 +152,8 @@ def score(
 ) -> None:
     """Compute metrics.json of a run from its prediction records.
 
-    Example: noah score results/digits/runs/digits/digits/mobilenetv2-os8-w0.35/noah/s0
+    \b
+    Example: noah score results/digits/runs/digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0
     """
     from noah.evaluate.metrics import score as score_run
 
@@ -166,7 +173,8 @@ def cost(
 ) -> None:
     """Measure all arms of one backbone, interleaved: parameters, MACs, latency, images/s, memory.
 
-    Example: noah cost digits --dataset digits --backbone mobilenetv2-os8-w0.35
+    \b
+    Example: noah cost digits --dataset digits --backbone gmlp_tiny-d10-p8-w0.5
     """
     # torch's profiler, which measures memory, else prints its own troubles; it reads this when torch is imported.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -179,6 +187,7 @@ def cost(
 def collect(study: StudyName, scale: Scale = "full") -> None:
     """Gather metrics and costs of all runs in long.parquet, and what differs between arms in fairness.json.
 
+    \b
     Example: noah collect digits
     """
     from noah.report.collect import collect as collect_study
@@ -197,6 +206,7 @@ def table(
 ) -> None:
     """Write the comparison tables: Markdown, LaTeX, HTML, CSV. A missing cell shows as missing.
 
+    \b
     Example: noah table digits
     """
     from noah.report.tables import publish as publish_tables
@@ -214,6 +224,7 @@ def table(
 def figures(study: StudyName, scale: Scale = "full") -> None:
     """Draw training curves, and the differences with their intervals.
 
+    \b
     Example: noah figures digits
     """
     from noah.report.figures import write_figures
@@ -230,6 +241,7 @@ def track(
 ) -> None:
     """Publish a study's files to MLflow; again is the same as once. Address: MLFLOW_TRACKING_URI, else a local file.
 
+    \b
     Example: noah track digits
     """
     from noah.tracking import init_local_store, publish
@@ -250,17 +262,12 @@ def ui(
 ) -> None:
     """Serve the MLflow pages of the tracked studies.
 
+    \b
     Example: noah ui --port 5000
     """
     from noah.tracking import serve
 
     serve(host, port)
-
-
-def _split(dataset, split: str) -> str:
-    if split not in dataset.splits:
-        raise ValueError(f"{dataset.name}: split is '{split}', expected one of {', '.join(dataset.splits)}")
-    return split
 
 
 def main() -> None:

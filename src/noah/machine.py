@@ -1,6 +1,7 @@
-"""What this machine is called in results."""
+"""What results say of the machine and of the code that made them."""
 
 import os
+import subprocess
 from pathlib import Path
 
 
@@ -9,3 +10,16 @@ def cpu_name() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), os.uname().machine)
+
+
+def git_state() -> tuple[str, bool]:
+    """(commit, whether a tracked file differs from it); ("unknown", False) outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", False
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from noah.config import Run, Study
+from noah.data.transforms import eval_transform, train_transform
 from noah.evaluate.cost import count_macs
 from noah.files import write_atomic
 from noah.models import build_model, describe
@@ -17,7 +18,7 @@ def make_plan(study: Study) -> pd.DataFrame:
     """One row per dataset x recipe x backbone x arm.
 
     Raises:
-        ValueError: A model that cannot be built, with the arm and backbone it belongs to.
+        ValueError: A model or an augmentation that cannot be built, with the arm and backbone it belongs to.
     """
     rows, built = [], {}
     for run in study.runs:
@@ -31,6 +32,8 @@ def make_plan(study: Study) -> pd.DataFrame:
 
 def _describe(study: Study, run: Run) -> dict:
     try:
+        train_transform(run.recipe, run.dataset)
+        eval_transform(run.recipe, run.dataset)
         with torch.device("meta"):
             model = build_model(**run.model_arguments).eval()
         described = describe(model)

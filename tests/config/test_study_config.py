@@ -137,6 +137,38 @@ MISTAKES = {
         {"scenes": {"canvas": 16, "digit_px": [20, 26], "clutter": 0}},
         ["datasets/tiny.yaml", "digit_px", "26", "16"],
     ),
+    "misspelt field of an arm's recipe": (
+        "studies/tiny.yaml",
+        {"arms": {"baseline": {"head": "gap"}, "noah": {"head": "noah", "recipe": {"epoch": 3}}}},
+        ["studies/tiny.yaml", "arms.noah.recipe", "'epoch'", "epochs"],
+    ),
+    "a recipe field that is an argument of ours": (
+        "studies/tiny.yaml",
+        {"recipe": {"config_dir": "x"}},
+        ["studies/tiny.yaml", "'config_dir'"],
+    ),
+    "misspelt required key": (
+        "studies/tiny.yaml",
+        {"backbones": [{"nam": "gmlp_tiny"}]},
+        ["studies/tiny.yaml", "unknown key 'backbones.0.nam'"],
+    ),
+    "unknown init": (
+        "studies/tiny.yaml",
+        {"arms": {"baseline": {"head": "gap"}, "noah": {"head": "noah", "init": "smal_m"}}},
+        ["arms.noah", "'smal_m'", "small_m"],
+    ),
+    "patches that do not divide the image": (
+        "studies/tiny.yaml",
+        {"backbones": [{"name": "gmlp_tiny", "patch_size": 7}]},
+        ["studies/tiny.yaml", "patch_size is 7", "32 pixels"],
+    ),
+    "unknown published table": (
+        "studies/tiny.yaml",
+        {"published": "imagenett"},
+        ["published", "'imagenett'", "imagenet"],
+    ),
+    "infinite rate": ("recipes/tiny.yaml", {"lr": float("inf")}, ["recipes/tiny.yaml", "lr", "inf", "finite"]),
+    "crop range turned round": ("recipes/tiny.yaml", {"crop_scale": [2, 1]}, ["recipes/tiny.yaml", "crop_scale"]),
     "mistake in what small replaces": ("studies/tiny.yaml", {"small": {"sceds": [0]}}, ["studies/tiny.yaml", "sceds"]),
 }
 
@@ -172,6 +204,15 @@ def test_published_backbones_divide_at_every_width():
         for channels in backbone.channels.values():
             keys, values = split_channels(channels, backbone.num_heads, backbone.key_ratio)
             assert keys + values == channels
+
+
+def test_heads_and_inits_are_those_of_the_library():
+    from noah.config.run import INITS
+    from noah.heads import HEADS, baselines, noah
+
+    assert list(INITS) == list(HEADS)
+    assert set(INITS["gap"]) == set(INITS["token"]) == set(baselines.INITS)
+    assert set(INITS["noah"]) == set(noah.INITS)
 
 
 def test_timm_names_are_known_without_importing_timm():

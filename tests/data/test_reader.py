@@ -1,4 +1,5 @@
 import io
+import json
 import pickle
 
 import numpy as np
@@ -87,3 +88,28 @@ def test_samples_are_shuffled_inside_windows_of_shards():
     assert [len(shards) for shards in windows] == [4, 4, 2]
     assert set.union(*windows) == set(range(10))
     assert len(set(SHARD_OF[order[:7]])) > 1
+
+
+def test_a_manifest_that_counts_otherwise_is_refused(train_folder):
+    path = train_folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "samples": 60}))
+    with pytest.raises(ValueError, match=r"manifest\.json: samples: got 60, expected 61"):
+        Shards(train_folder)
+
+
+def test_a_missing_tar_says_how_to_make_it_again(train_folder):
+    (train_folder / "tiny-train-000001.tar").unlink()
+    with pytest.raises(ValueError, match=r"000001\.tar: no such file, .*`noah shard tiny train` makes it again"):
+        Shards(train_folder)
+
+
+def test_an_altered_tar_of_the_same_size_is_found_once_and_again_after_a_change(train_folder, tmp_path):
+    remembered = tmp_path / "verified.json"
+    Shards(train_folder).check_tars(remembered)
+    assert len(json.loads(remembered.read_text())) == 5
+    tar = train_folder / "tiny-train-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[-1] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(ValueError, match=r"000001\.tar: sha256: got"):
+        Shards(train_folder).check_tars(remembered)

@@ -259,6 +259,11 @@ def cut(folder):
 CORRUPTIONS = {
     "no manifest": (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: no such file"),
     "manifest no JSON": (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json: not JSON"),
+    "manifest without shards": (lambda f: edit_manifest(f, lambda m: m.pop("shards")), "missing key 'shards'"),
+    "manifest that points elsewhere": (
+        lambda f: edit_manifest(f, lambda m: m["shards"][0].update(name="../other.tar")),
+        r"manifest\.json: shards\.0\.name: got '\.\./other\.tar'",
+    ),
     "other dataset": (lambda f: edit_manifest(f, lambda m: m.update(dataset="other")), "dataset: got 'other'"),
     "other split": (lambda f: edit_manifest(f, lambda m: m.update(split="test")), "split: got 'test'"),
     "other classes": (lambda f: edit_manifest(f, lambda m: m["classes"].pop("3")), r"manifest\.json: classes"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,7 +119,8 @@ def test_stopped_and_resumed_is_the_same_bits_as_undisturbed(tiny_shards, make_r
 
     from noah.engine import train as module
 
-    stop_after = iter([1, 3, 1, 100])
+    # Three steps an epoch: inside the first, at its last step, inside the second, and at the very last step.
+    stop_after = iter([1, 2, 1, 5, 100])
     real_stepper = module.stepper
 
     def stopping_stepper(*arguments):
@@ -135,12 +137,13 @@ def test_stopped_and_resumed_is_the_same_bits_as_undisturbed(tiny_shards, make_r
         return step
 
     monkeypatch.setattr(module, "stepper", stopping_stepper)
-    for _ in range(3):
+    for _ in range(4):
         with pytest.raises(Interrupted, match="SIGTERM"):
             train(run, tiny_shards, Path("stopped"), Machine(workers=workers))
         assert not Path("stopped").exists()
     train(run, tiny_shards, Path("stopped"), Machine(workers=workers))
     assert results(Path("stopped")) == results(Path("quiet"))
+    assert json.loads(Path("stopped/provenance.json").read_text())["starts"] == 5
 
 
 def test_sigint_to_the_command_saves_the_state_and_the_next_start_resumes(tiny_shards, make_run):
@@ -211,6 +214,17 @@ def test_a_batch_larger_than_the_data_is_an_error_before_training(tiny_shards, m
 def test_missing_shards_are_named(make_run):
     with pytest.raises(ValueError, match=r"nowhere/tiny/train/manifest\.json"):
         train(make_run(), Path("nowhere"), Path("out"))
+
+
+def test_an_altered_shard_is_refused_before_training(tiny_shards, make_run):
+    shutil.copytree(tiny_shards, "shards")
+    tar = Path("shards/tiny/minival/tiny-minival-000000.tar")
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(ValueError, match=r"tiny-minival-000000\.tar: sha256: got"):
+        train(make_run(), Path("shards"), Path("out"))
+    assert not list(Path("state").glob("*/train.log"))
 
 
 def test_a_checkpoint_saved_by_the_clock_goes_on_without_a_signal(tiny_shards, make_run):

@@ -25,6 +25,8 @@ def finished_run(root: Path, minival_top1: str = "62.5", samples: int = 4, **col
     run_dir.mkdir(parents=True)
     pd.DataFrame({**RECORDS, **columns}).to_parquet(run_dir / "predictions.parquet", index=False)
     (run_dir / "history.csv").write_text(HISTORY.format(top1=minival_top1))
+    origin = {"run_key": "digits/short/resnet18-w1/noah/s0", "run_sha256": "0" * 64}
+    (run_dir / "provenance.json").write_text(json.dumps(origin))
     manifest = root / "manifest.json"
     manifest.write_text(json.dumps({"samples": samples, "classes": {str(c): 1 for c in range(7)}}))
     return run_dir, manifest
@@ -34,6 +36,7 @@ def test_metrics_are_those_of_hand_counted_records(tmp_path):
     run_dir, manifest = finished_run(tmp_path)
     assert score(run_dir, manifest) == {
         "run_key": "digits/short/resnet18-w1/noah/s0",
+        "run_sha256": "0" * 64,
         "split": "test",
         "images": 4,
         "top1": 50.0,

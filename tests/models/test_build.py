@@ -110,7 +110,7 @@ def test_our_mlps_are_timms(name):
 def test_defaults_are_those_that_the_config_resolves(tmp_path):
     """A study spells out every argument of a head, a Python user may leave it to the paper: both get the same head."""
     shutil.copytree(CONFIG, tmp_path / "config")
-    study = {"title": "t", "datasets": ["digits"], "recipes": ["digits-short"], "seeds": [0]}
+    study = {"title": "t", "datasets": ["digits"], "recipes": ["digits-mlp"], "seeds": [0]}
     study["backbones"] = [{"name": "resnet50"}, {"name": "deit_tiny", "width": 0.5}, {"name": "gmlp_tiny"}]
     study["arms"] = {"baseline": {"head": "baseline"}, "noah": {"head": "noah"}}
     (tmp_path / "config" / "studies" / "two.yaml").write_text(yaml.safe_dump(study))

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from tests_support import TINY_RECIPE
 
 from noah.config import Run, Study, load_study
 from noah.evaluate.metrics import score
@@ -19,7 +21,7 @@ MANIFEST = Path("shards/digits/test/manifest.json")
 STUDY = """
 title: Two backbones & <one> table
 datasets: [digits]
-recipes: [digits-short]
+recipes: [short]
 backbones:
   - {name: deit_tiny, width: 0.5, depth: 6}
   - {name: mobilenetv2, width: 0.35}
@@ -132,7 +134,8 @@ def write_cost(study: Study, backbone: str, arms: list[str]) -> None:
         for arm in arms
     }
     conditions = {"device": "cpu", "dtype": "float32", "threads": 2, "torch": "2.14.1", "image_size": 32}
-    conditions |= {"batch": 64, "rounds": 20}
+    conditions |= {"batch": 64, "rounds": 20, "channels_last": False}
+    conditions["config_sha256"] = study.cost_hash("digits", backbone)
     path = study.results / "cost" / f"digits-{backbone}.json"
     write_json(path, {"dataset": "digits", "backbone": backbone, **conditions, "arms": measured})
 
@@ -144,12 +147,13 @@ class Finished:
     """(backbone slug, arm, seed) -> whether each image was right."""
 
     def folder(self, backbone: str, arm: str, seed: int) -> Path:
-        return self.study.results / "runs" / "digits" / "digits-short" / backbone / arm / f"s{seed}"
+        return self.study.results / "runs" / "digits" / "short" / backbone / arm / f"s{seed}"
 
 
 def _write_config(root: Path) -> None:
     shutil.copytree(CONFIG, root / "config")
     write_text(root / "config/studies/two.yaml", STUDY)
+    write_text(root / "config/recipes/short.yaml", yaml.safe_dump({**TINY_RECIPE, "lr": 2.0e-3}))
 
 
 @pytest.fixture

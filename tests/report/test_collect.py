@@ -56,13 +56,13 @@ def test_a_run_that_lacks_a_file_is_missing_and_says_why(finished, name):
     long, fairness = collected(finished)
     rows = long[(long.backbone == MOBILE) & (long.arm == "noah") & (long.seed == 1)]
     assert set(rows.status) == {"missing"}
-    assert fairness["missing"] == {f"digits/digits-short/{MOBILE}/noah/s1": f"no {name}"}
+    assert fairness["missing"] == {f"digits/short/{MOBILE}/noah/s1": f"no {name}"}
 
 
 def test_a_run_trained_from_another_config_is_missing(finished):
     edit(finished.folder(MOBILE, "noah", 1) / "provenance.json", run_sha256="0" * 64)
     _, fairness = collected(finished)
-    assert fairness["missing"] == {f"digits/digits-short/{MOBILE}/noah/s1": "trained from another config"}
+    assert fairness["missing"] == {f"digits/short/{MOBILE}/noah/s1": "trained from another config"}
 
 
 def test_a_metric_without_a_value_is_missing_alone(finished):
@@ -118,13 +118,13 @@ def test_seeds_of_one_arm_that_were_built_differently_are_warned_of(finished):
     edit(finished.folder(MOBILE, "noah", 1) / "arm.json", init="official")
     _, fairness = collected(finished)
     assert fairness["warnings"] == [
-        f"digits/digits-short/{MOBILE}/noah/s1 was built otherwise than the other seeds of its arm (arm.json differs)"
+        f"digits/short/{MOBILE}/noah/s1 was built otherwise than the other seeds of its arm (arm.json differs)"
     ]
 
 
 def test_a_lacking_field_is_named(finished):
     path = finished.folder(MOBILE, "noah", 1) / "metrics.json"
-    path.write_text(json.dumps({"top1": 3.0}))
+    path.write_text(json.dumps({"run_sha256": "0" * 64, "top1": 3.0}))
     with pytest.raises(ValueError, match=r"s1/metrics\.json: missing key 'top5'"):
         collect(finished.study)
 
@@ -140,3 +140,12 @@ def test_reports_load_no_torch():
     modules = "collect, comparison, fairness, figures, notes, render, stats, tables"
     code = f"import sys; from noah.report import {modules}; import noah.evaluate.metrics; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_scores_and_costs_of_another_config_are_missing(finished):
+    edit(finished.folder(MOBILE, "noah", 1) / "metrics.json", run_sha256="0" * 64)
+    edit(finished.study.results / "cost" / f"digits-{MOBILE}.json", config_sha256="0" * 64)
+    collect(finished.study)
+    fairness = read_json(finished.study.results / "fairness.json")
+    assert fairness["missing"] == {f"digits/short/{MOBILE}/noah/s1": "not scored since it was trained"}
+    assert [cost["backbone"] for cost in fairness["cost"]] == ["deit_tiny-d6-w0.5"]

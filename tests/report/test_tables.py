@@ -207,9 +207,7 @@ def test_arms_predicted_on_other_images_are_refused(finished):
     records["key"] = "x" + records["key"]
     records.to_parquet(path)
     collect(finished.study)
-    with pytest.raises(
-        ValueError, match=f"runs/digits/digits-short/{MOBILE}/baseline and .*noah: keys differ"
-    ) as error:
+    with pytest.raises(ValueError, match=f"runs/digits/short/{MOBILE}/baseline and .*noah: keys differ") as error:
         write_tables(finished.study)
     assert "\n" not in str(error.value)
 
@@ -238,7 +236,28 @@ def test_several_datasets_have_sections_of_their_own(workdir):
     study = load_study("two")
     collect(study)
     captions = [grid.caption for grid in build_table(study).grids]
-    assert captions[::2] == ["Accuracy, other (digits-short)", "Accuracy, digits (digits-short)"]
+    assert captions[::2] == ["Accuracy, other", "Accuracy, digits"]
+
+
+def test_a_recipe_per_backbone_keeps_one_table_in_the_papers_order(workdir):
+    shutil.copy("config/recipes/short.yaml", "config/recipes/long.yaml")
+    path = workdir / "config/studies/two.yaml"
+    write_text(path, path.read_text().replace("depth: 6}", "depth: 6, recipe: long}"))
+    study = load_study("two")
+    collect(study)
+    grids = build_table(study).grids
+    assert [grid.caption for grid in grids] == ["Accuracy", "Cost"]
+    assert [row[0] for row in grids[0].rows] == ["mobilenetv2", "deit_tiny-d6"]
+
+
+def test_a_backbone_with_two_recipes_has_a_section_for_each(workdir):
+    shutil.copy("config/recipes/short.yaml", "config/recipes/long.yaml")
+    path = workdir / "config/studies/two.yaml"
+    write_text(path, path.read_text().replace("recipes: [short]", "recipes: [short, long]"))
+    study = load_study("two")
+    collect(study)
+    captions = [grid.caption for grid in build_table(study).grids]
+    assert captions[::2] == ["Accuracy, digits with recipe short", "Accuracy, digits with recipe long"]
 
 
 def test_the_csv_has_the_same_columns_whatever_is_missing(finished):

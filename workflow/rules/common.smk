@@ -12,9 +12,8 @@ ENVIRONMENT = "../../environment.yml"
 def checked_study():
     """The study that config/config.yaml or --config names; a mistake in any file it uses is one line and exit code 2."""
     try:
-        unknown = set(config) - {"study", "scale"}
-        if unknown:
-            raise ValueError(f"config: unknown key {sorted(unknown)}, expected study and scale")
+        if set(config) != {"study", "scale"}:
+            raise ValueError(f"config/config.yaml or --config: keys are {sorted(config)}, expected ['scale', 'study']")
         return load_study(config["study"], config["scale"])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -52,10 +51,8 @@ def run_hash(wildcards):
     return run_of(wildcards).hash
 
 
-def arms_hash(wildcards):
-    """Changes with anything that decides what one backbone's arms cost."""
-    arms = STUDY.arms_of(wildcards.dataset, wildcards.backbone)
-    return hashlib.sha256(repr([(run.arm, run.model_arguments) for run in arms]).encode()).hexdigest()
+def cost_hash(wildcards):
+    return STUDY.cost_hash(wildcards.dataset, wildcards.backbone)
 
 
 def dataset_hash(name):

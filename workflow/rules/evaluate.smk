@@ -28,7 +28,7 @@ rule cost:
     output:
         f"{RESULTS}/cost/{{dataset}}-{{backbone}}.json",
     params:
-        arms=arms_hash,
+        arms=cost_hash,
         study=STUDY.name,
         scale=STUDY.scale,
     log:
@@ -36,7 +36,7 @@ rule cost:
     conda:
         ENVIRONMENT
     # All cores are reserved, so that nothing else runs meanwhile; how many threads are measured stands in the result.
-    threads: workflow.cores or 1
+    threads: workflow.resource_settings.cores or 1
     resources:
         gpu=STUDY.spec.resources.gpus,
         mem_mb=STUDY.spec.resources.mem_mb,

@@ -17,7 +17,7 @@ rule plan:
         mem_mb=4000,
         runtime=15,
     shell:
-        "noah plan {params.study} --scale {params.scale} --save > {log} 2>&1"
+        "noah plan {params.study} --scale {params.scale} --save 2>&1 | tee {log} >&2"
 
 
 rule train:

@@ -90,8 +90,14 @@ class Dataset(Strict):
     def num_classes(self) -> int:
         return len(self.classes)
 
+    def check_split(self, split: str) -> None:
+        """ValueError that lists the splits, unless it is one of them."""
+        if split not in self.splits:
+            raise ValueError(f"dataset {self.name}: unknown split '{split}'; expected one of {', '.join(self.splits)}")
+
     def num_jobs(self, split: SplitName) -> int:
         """How many shard jobs the split takes."""
+        self.check_split(split)
         return -(-self.splits[split].num_shards // self.shards_per_job)
 
     def shard_name(self, split: SplitName, shard: int) -> str:

@@ -13,7 +13,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Strict(BaseModel):
     """Frozen, and no key is accepted in silence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -62,7 +62,9 @@ def one_of(name: str, valid) -> str:
 
 
 def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A misspelt key is also a missing one: the first says more.
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key '{field}'{one_of(first['loc'][-1], _fields_at(model, first['loc'][:-1]))}"

@@ -78,6 +78,10 @@ class Recipe(Strict):
             raise ValueError("missing key 'milestones', which schedule step needs")
         if self.evaluate == "ema" and self.ema_decay is None:
             raise ValueError("evaluate is 'ema', expected an ema_decay with it")
+        for field, largest in (("crop_scale", 1.0), ("crop_ratio", float("inf"))):
+            low, high = getattr(self, field)
+            if not 0 < low <= high <= largest:
+                raise ValueError(f"{field} is [{low}, {high}], expected 0 < low <= high <= {largest:g}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected less than epochs ({self.epochs})")
         if (self.mixup or self.cutmix) and self.forward_batch % 2:
@@ -102,7 +106,15 @@ class Recipe(Strict):
             )
 
 
-def load_recipe(name: str, config_dir: Path = Path("config"), **overrides) -> Recipe:
-    """config/recipes/{name}.yaml, checked, with some fields replaced."""
+def load_recipe(
+    name: str, config_dir: Path = Path("config"), overrides: dict | None = None, origin: str = "overrides"
+) -> Recipe:
+    """config/recipes/{name}.yaml, checked, with some fields replaced.
+
+    Args:
+        origin: Where the overrides are written, for messages.
+    """
     path = config_dir / "recipes" / f"{name}.yaml"
-    return parse(Recipe, {**read_yaml(path), **overrides}, path)
+    fields = read_yaml(path)
+    recipe = parse(Recipe, fields, path)
+    return parse(Recipe, {**fields, **overrides}, f"{origin} on {path}") if overrides else recipe

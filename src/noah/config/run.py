@@ -9,13 +9,16 @@ from pydantic import Field, model_validator
 
 from noah.backbones import BACKBONES, Family, split_channels
 from noah.config.dataset import Dataset, Name
-from noah.config.files import Strict, parse, read_yaml
+from noah.config.files import Strict, one_of, parse, read_yaml
 from noah.config.recipe import Recipe
 
 RESULTS_VERSION = 1
 """Raised by hand when the code changes what the same config trains: dear rules depend on it, not on the code."""
 
-HEADS = ("gap", "token", "noah")
+_LINEAR_INITS = ("default", "zero", "trunc_normal")
+INITS = {"gap": _LINEAR_INITS, "token": _LINEAR_INITS, "noah": ("official", "official_mlp", "small_m")}
+HEADS = tuple(INITS)
+"""Names of `noah.heads` and the inits each takes, known here so that a study is checked without torch."""
 
 
 _SLUG_PREFIX = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os"}
@@ -77,6 +80,8 @@ class Head(Strict):
 
     @model_validator(mode="after")
     def _own_fields(self):
+        if self.init not in INITS[self.name]:
+            raise ValueError(f"init is '{self.init}'{one_of(self.init, INITS[self.name])}")
         given = self.model_dump(exclude={"name", "drop_rate", "init"}, exclude_none=True)
         if self.name != "noah" and given:
             raise ValueError(f"head '{self.name}': unknown key '{next(iter(given))}', which only head 'noah' takes")
@@ -98,6 +103,16 @@ class Run(Strict):
     arm: Name
     head: Head
     seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _patches_divide(self):
+        patch = self.backbone.patch_size or (16 if self.backbone.family in ("vit", "mlp") else 1)
+        if self.dataset.image_size % patch:
+            raise ValueError(
+                f"backbone '{self.backbone.slug}': patch_size is {patch}, expected a divisor of the "
+                f"{self.dataset.image_size} pixels of dataset '{self.dataset.name}'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _channels_divide(self):
@@ -126,7 +141,7 @@ class Run(Strict):
 
     @property
     def key(self) -> str:
-        """`digits/digits-short/mobilenetv2-w0.35/noah/s0`: also the run's folder."""
+        """`digits/digits-mlp/mobilenetv2-w0.35/noah/s0`: also the run's folder."""
         return "/".join([self.dataset.name, self.recipe_name, self.backbone.slug, self.arm, f"s{self.seed}"])
 
     def to_yaml(self) -> str:

@@ -1,5 +1,6 @@
 """config/studies/*.yaml: a grid of runs, and how its arms are compared."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from noah.backbones import BACKBONES, BASELINE_HEAD, BASELINE_INIT, NOAH_INIT, F
 from noah.config.dataset import Dataset, Name, load_dataset
 from noah.config.files import Strict, one_of, parse, read_yaml
 from noah.config.recipe import Recipe, load_recipe
-from noah.config.run import HEADS, BackboneSpec, Head, Run
+from noah.config.run import HEADS, RESULTS_VERSION, BackboneSpec, Head, Run
 
 SCALES = ("full", "small")
 
@@ -138,6 +139,12 @@ class Study:
             raise ValueError(f"{self.path}: no runs of backbone '{backbone}' on dataset '{dataset}'")
         return list(arms.values())
 
+    def cost_hash(self, dataset: str, backbone: str) -> str:
+        """Changes with anything that decides what the arms of a backbone cost, and with nothing else."""
+        arms = self.arms_of(dataset, backbone)
+        decides = [(r.arm, r.model_arguments, r.recipe.precision, r.recipe.channels_last) for r in arms]
+        return hashlib.sha256(repr((RESULTS_VERSION, decides)).encode()).hexdigest()
+
 
 def load_study(name: str, scale: str = "full", config_dir: Path = Path("config")) -> Study:
     """Read config/studies/{name}.yaml and all it refers to.
@@ -153,6 +160,9 @@ def load_study(name: str, scale: str = "full", config_dir: Path = Path("config")
         parse(StudySpec, data, path)  # a mistake in what `small` replaces is a mistake all the same
         data = {**data, **(data.get(scale) or {})}
     spec = parse(StudySpec, data, path)
+    if spec.published and not (config_dir / "published" / f"{spec.published}.csv").is_file():
+        names = [file.stem for file in (config_dir / "published").glob("*.csv")]
+        raise ValueError(f"{path}: published: no table '{spec.published}'{one_of(spec.published, names)}")
     datasets = {dataset: load_dataset(dataset, config_dir) for dataset in spec.datasets}
     return Study(name, scale, path, spec, datasets, tuple(_expand(spec, datasets, path, config_dir)))
 
@@ -172,8 +182,9 @@ def _expand(spec: StudySpec, datasets: dict[str, Dataset], path: Path, config_di
                     if arm.families and backbone.family not in arm.families:
                         continue
                     if (recipe, arm_name) not in recipes:
+                        origin = f"{path}: recipe and arms.{arm_name}.recipe"
                         overrides = {**spec.recipe, **arm.recipe}
-                        recipes[recipe, arm_name] = load_recipe(recipe, config_dir, **overrides)
+                        recipes[recipe, arm_name] = load_recipe(recipe, config_dir, overrides, origin)
                     run = {
                         "dataset": dataset,
                         "recipe_name": recipe,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from noah.data.checks import expect_file, read_table
-from noah.files import read_json, sha256_file
+from noah.data.checks import expect, expect_file, read_table
+from noah.data.manifest import read_manifest
+from noah.files import read_json, sha256_file, write_json
 
 OPEN_FILES = 64
 """Tars held open at once by one reader: four windows of shards, far below the usual limit of 1024."""
@@ -34,10 +35,14 @@ class Shards:
         """
         self.folder = Path(folder)
         manifest, index = self.folder / "manifest.json", self.folder / "index.parquet"
-        self.manifest = read_json(manifest)
+        self.manifest = read_manifest(manifest)
         self.manifest_sha256 = sha256_file(manifest)
         for shard in self.manifest["shards"]:
-            expect_file(self.folder / shard["name"], size=shard["bytes"])
+            path = self.folder / shard["name"]
+            if not path.is_file():
+                make = f"noah shard {self.manifest['dataset']} {self.manifest['split']}"
+                raise ValueError(f"{path}: no such file, expected a shard of {manifest}; `{make}` makes it again")
+            expect_file(path, size=shard["bytes"])
         expect_file(index, sha256=self.manifest["index_sha256"])
         table = read_table(index)
         self.keys = np.array(table["key"].to_pylist())
@@ -45,7 +50,28 @@ class Shards:
         self.shard_of = table["shard"].to_numpy().astype(np.int64)
         self._offsets, self._sizes = table["offset"].to_numpy(), table["size"].to_numpy()
         self._files: OrderedDict[int, object] = OrderedDict()
-        assert len(self) == self.manifest["samples"]
+        expect(manifest, "samples", self.manifest["samples"], len(self))
+
+    def check_tars(self, remembered: Path) -> None:
+        """Compare the sha256 of every tar with the manifest's, once per file: `remembered` notes size and time.
+
+        Args:
+            remembered: A JSON file that need not exist, one for all splits.
+
+        Raises:
+            ValueError: Names the first tar that was altered.
+        """
+        known = read_json(remembered) if remembered.is_file() else {}
+        checked = {}
+        for shard in self.manifest["shards"]:
+            path = (self.folder / shard["name"]).resolve()
+            status = path.stat()
+            seen = [shard["sha256"], status.st_size, status.st_mtime_ns]
+            if known.get(str(path)) != seen:
+                expect_file(path, sha256=shard["sha256"])
+                checked[str(path)] = seen
+        if checked:
+            write_json(remembered, {**known, **checked})
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from noah.config import Dataset
 from noah.config.dataset import SplitName
 from noah.data.checks import expect, expect_file, expect_rows, read_table
+from noah.data.manifest import read_manifest
 from noah.data.sources import SOURCES
 from noah.data.tars import index_tar, write_tar
 from noah.files import read_json, sha256_file, write_atomic, write_json, write_text
@@ -30,7 +31,7 @@ def index_split(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
     Raises:
         ValueError: The split is unknown, empty or smaller than its number of shards, or its raw data is wrong.
     """
-    _check_split(dataset, split)
+    dataset.check_split(split)
     table = SOURCES[dataset.source].index(dataset, split)
     if table.num_rows == 0:
         raise ValueError(f"dataset {dataset.name}: split {split} is empty, expected at least one image")
@@ -54,7 +55,7 @@ def write_job(dataset: Dataset, split: SplitName, job: int, out_dir: Path) -> li
     Raises:
         ValueError: No source index, no such job, an image that does not decode, or a label out of range.
     """
-    _check_split(dataset, split)
+    dataset.check_split(split)
     out_dir, shards = Path(out_dir), dataset.job_shards(split, job)
     source = read_table(out_dir / SOURCE)
     read = SOURCES[dataset.source].open_source(dataset, split)
@@ -81,7 +82,7 @@ def write_manifest(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
     Raises:
         ValueError: A job or tar is missing, or a job was made from another source index or another `shards_per_job`.
     """
-    _check_split(dataset, split)
+    dataset.check_split(split)
     out_dir = Path(out_dir)
     source = read_table(out_dir / SOURCE)
     source_sha256 = sha256_file(out_dir / SOURCE)
@@ -123,9 +124,9 @@ def verify(dataset: Dataset, split: SplitName, out_dir: Path) -> dict:
     Raises:
         ValueError: Names the first thing that is wrong.
     """
-    _check_split(dataset, split)
+    dataset.check_split(split)
     out_dir = Path(out_dir)
-    path, manifest = out_dir / MANIFEST, read_json(out_dir / MANIFEST)
+    path, manifest = out_dir / MANIFEST, read_manifest(out_dir / MANIFEST)
     entries = manifest["shards"]
     names = [dataset.shard_name(split, shard) for shard in range(dataset.splits[split].num_shards)]
     expect(path, "dataset", manifest["dataset"], dataset.name)
@@ -171,13 +172,6 @@ def _shard_rows(source: pa.Table, num_shards: int, shard: int) -> list[dict]:
 
 def _job_files(out_dir: Path, job: int) -> tuple[Path, Path]:
     return out_dir / "jobs" / f"{job:05d}.parquet", out_dir / "jobs" / f"{job:05d}.json"
-
-
-def _check_split(dataset: Dataset, split: str) -> None:
-    if split not in dataset.splits:
-        raise ValueError(
-            f"dataset {dataset.name}: unknown split '{split}'; expected one of {', '.join(dataset.splits)}"
-        )
 
 
 def _write_table(table: pa.Table, path: Path) -> Path:

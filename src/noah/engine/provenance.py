@@ -1,7 +1,7 @@
 """Where a result came from: arm.json (what was compared) and provenance.json (which code, data and machine made it)."""
 
 import platform
-import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
@@ -11,6 +11,7 @@ import noah
 from noah.config import Run
 from noah.engine.distributed import World, describe_device
 from noah.engine.optim import weight_decay_groups
+from noah.engine.state import TrainState
 from noah.models import describe
 
 
@@ -28,14 +29,15 @@ def describe_arm(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -
     }
 
 
-def describe_origin(run: Run, manifests: dict[str, str], world: World, started: str, finished: str, seconds: float):
-    """Commit, versions, machine and data of a finished run. `manifests`: sha256 per split."""
-    commit, dirty = git_state()
+def describe_origin(run: Run, manifests: dict[str, str], world: World, state: TrainState) -> dict:
+    """Commits, versions, machine and data of a finished run. `manifests`: sha256 per split."""
+    first, *later = state.starts
     return {
         "run_key": run.key,
         "run_sha256": run.hash,
-        "commit": commit,
-        "dirty": dirty,
+        "commit": first["commit"],
+        "dirty": any(start["dirty"] for start in state.starts),
+        "resumed_at_commits": sorted({start["commit"] for start in later} - {first["commit"]}),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -48,20 +50,8 @@ def describe_origin(run: Run, manifests: dict[str, str], world: World, started: 
         "manifests": manifests,
         "evaluated_weights": run.recipe.evaluate,
         "epochs": run.recipe.epochs,
-        "started": started,
-        "finished": finished,
-        "train_seconds": round(seconds, 3),
+        "started": first["time"],
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "starts": len(state.starts),
+        "train_seconds": round(state.seconds, 3),
     }
-
-
-def git_state() -> tuple[str, bool]:
-    """(commit, whether a tracked file differs from it); ("unknown", False) outside a repository."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", False
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()

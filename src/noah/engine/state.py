@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 
 from noah.config import Run
 from noah.files import write_atomic
+from noah.machine import git_state
 
 
 def state_folder(root: Path, run: Run, train_manifest_sha256: str) -> Path:
@@ -38,8 +40,15 @@ class TrainState:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
+    starts: list[dict] = field(default_factory=list)
+    """Time, commit and dirty flag of every start: a run that was resumed may have seen more than one commit."""
 
-    _COUNTERS = ("step", "epoch_loss_sum", "epoch_images", "epoch_seconds", "seconds", "history")
+    _COUNTERS = ("step", "epoch_loss_sum", "epoch_images", "epoch_seconds", "seconds", "history", "starts")
+
+    def note_start(self) -> None:
+        """Before the first step, for the sources may be edited while a run goes on."""
+        commit, dirty = git_state()
+        self.starts.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit, "dirty": dirty})
 
     def save(self, folder: Path) -> None:
         """Write the newest checkpoint and keep the one before it."""

@@ -5,9 +5,9 @@ of (seed, step), dropout of the saved generator. So a run that is stopped and re
 with the same number of threads and processes).
 """
 
+import signal
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -58,6 +58,8 @@ def train(run: Run, shards_root: Path, out: Path, machine: Machine = Machine()) 
     """
     torch.set_num_threads(machine.threads)
     splits = {name: Shards(shards_root / run.dataset.name / name) for name in run.dataset.splits}
+    for shards in splits.values():
+        shards.check_tars(machine.state / "verified.json")
     folder = state_folder(machine.state, run, splits["train"].manifest_sha256)
     with world(machine.device) as ranks:
         run.recipe.check_world_size(ranks.size)
@@ -69,7 +71,7 @@ def train(run: Run, shards_root: Path, out: Path, machine: Machine = Machine()) 
 
 
 def _train(run: Run, splits: dict[str, Shards], out: Path, folder: Path, machine: Machine, ranks: World) -> None:
-    recipe, started = run.recipe, _now()
+    recipe = run.recipe
     steps_per_epoch = len(splits["train"]) // recipe.batch
     total_steps = recipe.epochs * steps_per_epoch
     if total_steps == 0:
@@ -78,6 +80,7 @@ def _train(run: Run, splits: dict[str, Shards], out: Path, folder: Path, machine
         )
     state = build_state(run, ranks)
     resumed = state.load(folder)
+    state.note_start()
     model = ranks.wrap(state.model)
     scheduler = build_scheduler(state.optimizer, recipe, steps_per_epoch)
     step_once = stepper(run, model, state, ranks)
@@ -103,20 +106,20 @@ def _train(run: Run, splits: dict[str, Shards], out: Path, folder: Path, machine
             for group in _groups(batches, recipe.accumulate):
                 lr = set_lr(state.optimizer, scheduler, state.step, steps_per_epoch)
                 loss = step_once(group, lr)
-                now = time.monotonic()
-                state.epoch_seconds += now - clock
-                clock = now
+                state.epoch_seconds += time.monotonic() - clock
                 progress.step(state.step, epoch + 1, loss, lr)
-                if ranks.any(stop.received is not None):
-                    if ranks.is_main:
-                        state.save(folder)
-                    ranks.barrier()
-                    raise Interrupted(stop.received)
-                if ranks.is_main and now - saved_at > 60 * machine.checkpoint_minutes:
+                if state.step % steps_per_epoch == 0:
+                    _finish_epoch(run, splits, state, ranks, machine, epoch + 1, lr)
+                    progress.epoch(state.history[-1])
+                stopped = ranks.any(stop.received is not None)
+                due = time.monotonic() - saved_at > 60 * machine.checkpoint_minutes
+                if ranks.is_main and (stopped or due):
                     state.save(folder)
                     saved_at = time.monotonic()
-            _finish_epoch(run, splits, state, ranks, machine, epoch + 1, lr)
-            progress.epoch(state.history[-1])
+                if stopped:
+                    ranks.barrier()
+                    raise Interrupted(stop.received or signal.SIGTERM)
+                clock = time.monotonic()
 
         if ranks.is_main:
             state.save(folder)
@@ -124,7 +127,7 @@ def _train(run: Run, splits: dict[str, Shards], out: Path, folder: Path, machine
         logits = predict(evaluated, splits["test"], run.dataset, recipe, ranks, machine.workers)
         if ranks.is_main:
             manifests = {name: shards.manifest_sha256 for name, shards in splits.items()}
-            origin = describe_origin(run, manifests, ranks, started, _now(), state.seconds)
+            origin = describe_origin(run, manifests, ranks, state)
             _write_outputs(run, splits["test"], out, evaluated, state, logits, origin)
             remove_checkpoints(folder)
             progress.say(f"{run.key}: done in {state.seconds:.0f} s of training")
@@ -192,7 +195,3 @@ def _groups(batches, size: int):
             yield group
             group = []
     assert not group, "the loader yields whole optimizer batches"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

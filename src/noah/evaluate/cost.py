@@ -37,6 +37,7 @@ def measure_cost(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     in_chans: int = 3,
+    channels_last: bool = False,
 ) -> dict:
     """Measure models of timm's interface against each other.
 
@@ -49,9 +50,11 @@ def measure_cost(
         device: Where to measure.
         dtype: float32, or what autocast shall use.
         in_chans: Channels of the images.
+        channels_last: Memory layout of models and images.
 
     Returns:
-        The machine (device, dtype, threads, torch), the setting (image_size, batch, rounds) and `arms`, per arm:
+        The machine (device, dtype, threads, torch), the setting (image_size, batch, rounds, channels_last) and `arms`,
+        per arm:
             parameters, head_parameters: All, and the head's.
             macs, head_macs: Of one image; see `count_macs`.
             latency_ms_p50, latency_ms_p95: Inference of one image.
@@ -65,8 +68,9 @@ def measure_cost(
     for field, value in (("builders", len(builders)), ("batch", batch), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"{field}: {value}, expected at least 1")
-    models = {arm: build().to(device) for arm, build in builders.items()}
-    images = torch.randn(batch, in_chans, image_size, image_size, device=device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    models = {arm: build().to(device, memory_format=layout) for arm, build in builders.items()}
+    images = torch.randn(batch, in_chans, image_size, image_size, device=device).contiguous(memory_format=layout)
     labels = torch.randint(num_classes, (batch,), device=device)
 
     arms = {
@@ -102,6 +106,7 @@ def measure_cost(
         "image_size": image_size,
         "batch": batch,
         "rounds": rounds,
+        "channels_last": channels_last,
         "arms": arms,
     }
 

@@ -12,7 +12,8 @@ def score(run_dir: Path, test_manifest: Path) -> dict:
     """Score the single-label records of a run and write its metrics.json.
 
     Args:
-        run_dir: `…/runs/{dataset}/{recipe}/{backbone}/{arm}/s{seed}` with predictions.parquet and history.csv.
+        run_dir: `…/runs/{dataset}/{recipe}/{backbone}/{arm}/s{seed}` with predictions.parquet, history.csv
+            and provenance.json.
         test_manifest: manifest.json of the split that was predicted.
 
     Returns:
@@ -37,8 +38,13 @@ def score(run_dir: Path, test_manifest: Path) -> dict:
     images = np.bincount(label, minlength=len(manifest["classes"]))
     hits = np.bincount(label[first], minlength=len(images))
     last = history.iloc[-1]
+    provenance = read_json(run_dir / "provenance.json")
+    for field in ("run_key", "run_sha256"):
+        if field not in provenance:
+            raise ValueError(f"{run_dir / 'provenance.json'}: missing key '{field}'")
     metrics = {
-        "run_key": "/".join(run_dir.resolve().parts[-5:]),
+        "run_key": provenance["run_key"],
+        "run_sha256": provenance["run_sha256"],
         "split": "test",
         "images": len(records),
         "top1": 100 * int(first.sum()) / len(records),

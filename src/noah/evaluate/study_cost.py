@@ -37,7 +37,9 @@ def write_cost(study: Study, dataset: str, backbone: str, *, device: str = "auto
         rounds=ROUNDS,
         device=device,
         dtype=torch.bfloat16 if first.recipe.precision == "bf16" else torch.float32,
+        channels_last=first.recipe.channels_last,
     )
     path = study.results / "cost" / f"{dataset}-{backbone}.json"
-    write_json(path, {"dataset": dataset, "backbone": backbone, **cost})
+    config = study.cost_hash(dataset, backbone)
+    write_json(path, {"dataset": dataset, "backbone": backbone, "config_sha256": config, **cost})
     return path

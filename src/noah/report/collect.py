@@ -82,7 +82,7 @@ def read_run(study: Study, run: Run) -> RunRecord:
         return RunRecord(run, f"no {absent[0]}", {}, {}, {})
     metrics, provenance, arm = (read_json(folder / f"{name}.json") for name in ("metrics", "provenance", "arm"))
     for name, content, fields in (
-        ("metrics", metrics, RUN_METRICS[:-1]),
+        ("metrics", metrics, ("run_sha256", *RUN_METRICS[:-1])),
         ("provenance", provenance, ("run_sha256", "manifests", "train_seconds", "evaluated_weights")),
     ):
         for field in fields:
@@ -90,6 +90,8 @@ def read_run(study: Study, run: Run) -> RunRecord:
                 raise ValueError(f"{folder / f'{name}.json'}: missing key '{field}'")
     if provenance["run_sha256"] != run.hash:
         return RunRecord(run, "trained from another config", {}, {}, {})
+    if metrics["run_sha256"] != run.hash:
+        return RunRecord(run, "not scored since it was trained", {}, {}, {})
     return RunRecord(run, None, metrics, provenance, arm)
 
 
@@ -111,7 +113,7 @@ def _read_cost(study: Study, dataset: str, backbone: str) -> dict:
     cost = read_json(path)
     if not isinstance(cost.get("arms"), dict):
         raise ValueError(f"{path}: missing key 'arms'")
-    return cost
+    return cost if cost.get("config_sha256") == study.cost_hash(dataset, backbone) else {}
 
 
 def _cost_rows(study: Study, dataset: str, backbone: str, cost: dict) -> list[tuple]:

@@ -128,15 +128,26 @@ def reference_arm(study: Study) -> str:
     return study.spec.compare[0][0] if study.spec.compare else next(iter(study.spec.arms))
 
 
+def section(study: Study, row: Row) -> tuple[str, ...]:
+    """What rows of one grid share: the dataset, and the recipe where a backbone was trained with several."""
+    return (row.dataset, row.recipe) if _recipes_repeat(study, row.dataset) else (row.dataset,)
+
+
+def _recipes_repeat(study: Study, dataset: str) -> bool:
+    trained = {(run.backbone.slug, run.recipe_name) for run in study.runs if run.dataset.name == dataset}
+    return len(trained) > len({backbone for backbone, _ in trained})
+
+
 def _order(study: Study) -> Callable[[tuple], tuple]:
     """Datasets as in the study, backbones and widths as in the paper's tables, then what the paper does not have."""
     names = list(BACKBONES)
+    recipes = list(dict.fromkeys(run.recipe_name for run in study.runs))
+    repeat = {dataset: _recipes_repeat(study, dataset) for dataset in study.spec.datasets}
 
     def key(name: tuple[str, str, BackboneSpec]) -> tuple:
         dataset, recipe, backbone = name
-        recipes = list(dict.fromkeys(run.recipe_name for run in study.runs))
         place = (names.index(backbone.name), -backbone.width) if backbone.name in names else (len(names), 0)
-        return (study.spec.datasets.index(dataset), recipes.index(recipe), *place)
+        return (study.spec.datasets.index(dataset), recipes.index(recipe) if repeat[dataset] else 0, *place)
 
     return key
 

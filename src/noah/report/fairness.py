@@ -19,7 +19,18 @@ ARM_FACTS = (
 )
 """Fields of arm.json that may differ between the arms of a backbone."""
 
-COST_FACTS = ("dataset", "backbone", "device", "dtype", "threads", "torch", "image_size", "batch", "rounds")
+COST_FACTS = (
+    "dataset",
+    "backbone",
+    "device",
+    "dtype",
+    "threads",
+    "torch",
+    "image_size",
+    "batch",
+    "rounds",
+    "channels_last",
+)
 
 
 def fairness(study: Study, records: Sequence, costs: Sequence[dict]) -> dict:
@@ -62,6 +73,7 @@ def fairness(study: Study, records: Sequence, costs: Sequence[dict]) -> dict:
                 ("versions", "versions"),
             )
         },
+        "resumed_at_commits": _distinct(c for p in provenances for c in p.get("resumed_at_commits", ())),
         "finished": sorted(p["finished"] for p in provenances if p.get("finished")),
         "backbone_changes": {r.backbone.slug: r.backbone.changes for r in study.runs if r.backbone.changes},
         "arms": arms,
@@ -116,6 +128,8 @@ def _warnings(report: dict) -> list[str]:
     warnings = []
     if len({c["commit"] for c in report["commits"]}) > 1:
         warnings.append("the runs come from different commits")
+    if report["resumed_at_commits"]:
+        warnings.append("some runs were resumed at another commit than they began with")
     if any(c["dirty"] for c in report["commits"]):
         warnings.append("some runs come from a working tree with uncommitted changes")
     for dataset, splits in report["manifests"].items():

@@ -71,7 +71,8 @@ def _numbers(study: Study, fairness: dict) -> list[str]:
 
 def _arms(study: Study, fairness: dict) -> list[str]:
     """How arms are initialised and how pairs differ; backbones that read alike share a clause."""
-    sentences = []
+    recipes = _grouped(dict.fromkeys((run.backbone.slug, run.recipe_name) for run in study.runs))
+    sentences = [f"Recipe (config/recipes): {recipes}."]
     for arm in study.spec.arms:
         clauses = _grouped((a["backbone"], a["init"]) for a in fairness["arms"] if a["arm"] == arm)
         if clauses:
@@ -132,7 +133,7 @@ def _cost(study: Study, fairness: dict) -> list[str]:
         (
             c["backbone"],
             f"{c['device']}, {c['dtype']}, {c['threads']} threads, torch {c['torch']}, batch {c['batch']}, "
-            f"{c['image_size']} px, {c['rounds']} rounds",
+            f"{c['image_size']} px, {c['rounds']} rounds{', channels last' if c['channels_last'] else ''}",
         )
         for c in fairness["cost"]
     )
@@ -140,8 +141,9 @@ def _cost(study: Study, fairness: dict) -> list[str]:
         return []
     return [
         "images/s: inference, all arms of a backbone interleaved in one process; in brackets the ratio to arm "
-        f"{reference_arm(study)}. Measured with {conditions}. MACs of one image; training speed, latency and memory "
-        "are in the CSV."
+        f"{reference_arm(study)}. Measured with {conditions}. MACs: convolutions and matrix products of one image, "
+        "without NOAH's elementwise product of attention and values (N·M·L). Training speed, latency and memory are in "
+        "the CSV."
     ]
 
 

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from noah.config import Study
 from noah.files import read_json, write_text
 from noah.report.collect import COST_METRICS, RUN_METRICS
-from noah.report.comparison import PUBLISHED_ON, ArmResult, PairResult, Row, compare, reference_arm
+from noah.report.comparison import PUBLISHED_ON, ArmResult, PairResult, Row, compare, reference_arm, section
 from noah.report.notes import notes
 from noah.report.render import RENDERERS, Grid, Table, markdown
 
@@ -58,15 +58,15 @@ def publish(study: Study, docs_dir: Path = Path("docs/results")) -> list[Path]:
 
 
 def build_table(study: Study) -> Table:
-    """Accuracy and cost of every row, one pair of grids per dataset and recipe."""
+    """Accuracy and cost of every row, one pair of grids per section (`noah.report.comparison.section`)."""
     rows = compare(study)
     fairness = read_json(study.results / "fairness.json")
     has_published = any(pair and pair.published_delta is not None for row in rows for pair in row.pairs.values())
-    sections = [(name, list(group)) for name, group in groupby(rows, key=lambda row: (row.dataset, row.recipe))]
+    sections = [(name, list(group)) for name, group in groupby(rows, key=lambda row: section(study, row))]
     grids = []
-    for name, section in sections:
-        suffix = f", {name[0]} ({name[1]})" if len(sections) > 1 else ""
-        grids += [_accuracy_grid(study, section, f"Accuracy{suffix}"), _cost_grid(study, section, f"Cost{suffix}")]
+    for name, group in sections:
+        suffix = f", {' with recipe '.join(name)}" if len(sections) > 1 else ""
+        grids += [_accuracy_grid(study, group, f"Accuracy{suffix}"), _cost_grid(study, group, f"Cost{suffix}")]
     records = [record for row in rows for record in (*_arm_records(study, row), *_pair_records(row))]
     return Table(study.spec.title, tuple(grids), notes(study, fairness, published=has_published), tuple(records))
 

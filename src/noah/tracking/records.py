@@ -68,13 +68,20 @@ def read_records(study: Study) -> tuple[list[Record], list[str]]:
     skipped = []
     for run in study.runs:
         folder = study.results / "runs" / run.key
-        if all((folder / name).is_file() for name in TRAINED):
+        if _is_trained(run, folder):
             parent = f"{run.dataset.name}/{run.backbone.slug}"
             groups.setdefault(parent, []).append(_arm(study, run, folder, parent))
         else:
             skipped.append(run.key)
     records = [record for parent, arms in groups.items() for record in (_backbone(study, parent, arms), *arms)]
     return [*_tables(study, records), *records], skipped
+
+
+def _is_trained(run: Run, folder: Path) -> bool:
+    """Whether the folder holds this run, not one of an earlier config."""
+    if not all((folder / name).is_file() for name in TRAINED):
+        return False
+    return _read(folder / "provenance.json", "run_sha256")["run_sha256"] == run.hash
 
 
 def _arm(study: Study, run: Run, folder: Path, parent: str) -> Record:
