@@ -11,6 +11,7 @@ from scipy.stats import t
 from noah.config import load_study
 from noah.files import read_json, write_json, write_text
 from noah.report.collect import collect
+from noah.report.figures import write_figures
 from noah.report.tables import build_table, publish, table_for_terminal, write_tables
 
 DEIT, MOBILE = "deit_tiny-d6-w0.5", "mobilenetv2-w0.35"
@@ -270,9 +271,11 @@ def test_the_csv_has_the_same_columns_whatever_is_missing(finished):
 def test_publishing_copies_the_tables_under_todays_date(finished):
     collect(finished.study)
     write_tables(finished.study)
+    write_figures(finished.study)
     paths = publish(finished.study)
     day = datetime.now(UTC).date().isoformat()
-    assert [path.as_posix() for path in paths] == [f"docs/results/{day}-two.{suffix}" for suffix in ("md", "csv")]
+    endings = (".md", ".csv", "-differences.png")
+    assert [path.as_posix() for path in paths] == [f"docs/results/{day}-two{ending}" for ending in endings]
     assert paths[0].read_text() == table_for_terminal(finished.study)
     assert len(pd.read_csv(io.StringIO(paths[1].read_text()))) == 10
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from noah.config import Study
-from noah.files import read_json, write_text
+from noah.files import read_json, write_atomic, write_text
 from noah.report.collect import COST_METRICS, RUN_METRICS
 from noah.report.comparison import PUBLISHED_ON, ArmResult, PairResult, Row, compare, reference_arm, section
 from noah.report.notes import notes
@@ -17,7 +17,12 @@ MISSING = "missing"
 ABSENT = "—"
 """The arm does not exist for this family, or the paper has no such number."""
 
-PUBLISHED_FORMATS = ("md", "csv")
+PUBLISHED = {
+    "tables/comparison.md": ".md",
+    "tables/comparison.csv": ".csv",
+    "figures/differences.png": "-differences.png",
+}
+"""What a study shows in git, and how its dated copy ends."""
 
 _COUNTS = ("parameters", "head_parameters", "macs", "head_macs")
 
@@ -41,19 +46,20 @@ def table_for_terminal(study: Study) -> str:
 
 
 def publish(study: Study, docs_dir: Path = Path("docs/results")) -> list[Path]:
-    """Copy the written tables to `{docs_dir}/{today}-{study.slug}.*`, to be committed.
+    """Copy the tables and the figure of differences to `{docs_dir}/{today}-{study}…`, for git.
 
     Raises:
-        ValueError: A table was not written yet.
+        ValueError: They are not written yet.
     """
     day = datetime.now(UTC).date().isoformat()
     paths = []
-    for suffix in PUBLISHED_FORMATS:
-        source = study.results / "tables" / f"comparison.{suffix}"
+    for name, suffix in PUBLISHED.items():
+        source = study.results / name
         if not source.is_file():
-            raise ValueError(f"{source}: no such file, expected the output of `noah table`")
-        paths.append(docs_dir / f"{day}-{study.slug}.{suffix}")
-        write_text(paths[-1], source.read_text(encoding="utf-8"))
+            raise ValueError(f"{source}: no such file, expected the output of `noah table` and `noah figures`")
+        paths.append(docs_dir / f"{day}-{study.slug}{suffix}")
+        with write_atomic(paths[-1]) as temporary:
+            temporary.write_bytes(source.read_bytes())
     return paths
 
 
