@@ -1,8 +1,9 @@
 """Studies, datasets, recipes and runs: validated before anything is spent. Loads no torch."""
 
 from noah.config.dataset import Dataset, Scenes, Split, load_dataset
+from noah.config.head import Head
 from noah.config.recipe import Recipe, load_recipe
-from noah.config.run import RESULTS_VERSION, BackboneSpec, Head, Run, load_run
+from noah.config.run import RESULTS_VERSION, BackboneSpec, Run, load_run
 from noah.config.study import Arm, Resources, Study, StudySpec, load_study
 
 __all__ = [

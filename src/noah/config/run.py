@@ -7,19 +7,14 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from noah.backbones import BACKBONES, Family, split_channels
+from noah.backbones import BACKBONES, Family
 from noah.config.dataset import Dataset, Name
-from noah.config.files import Strict, one_of, parse, read_yaml
+from noah.config.files import Strict, parse, read_yaml
+from noah.config.head import Head
 from noah.config.recipe import Recipe
 
 RESULTS_VERSION = 1
 """Raised by hand when the code changes what the same config trains: dear rules depend on it, not on the code."""
-
-_LINEAR_INITS = ("default", "zero", "trunc_normal")
-INITS = {"gap": _LINEAR_INITS, "token": _LINEAR_INITS, "noah": ("official", "official_mlp", "small_m")}
-HEADS = tuple(INITS)
-"""Names of `noah.heads` and the inits each takes, known here so that a study is checked without torch."""
-
 
 _SLUG_PREFIX = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os"}
 
@@ -64,34 +59,6 @@ class BackboneSpec(Strict):
         return "-".join([self.name, *changes, f"w{self.width:g}"])
 
 
-class Head(Strict):
-    """The arguments of `noah.build_head`, resolved. The fields below `init` are NOAH's."""
-
-    name: Literal[HEADS]
-    drop_rate: float = Field(0.0, ge=0, lt=1)
-    init: str = "default"
-    num_heads: int | None = Field(None, ge=1)
-    key_ratio: float | None = None
-    score: Literal["softmax", "softmax_categories", "sigmoid", "none"] | None = None
-    split_groups: bool | None = None
-    split_key_value: bool | None = None
-    kernel_size: Literal[1, 3] | None = None
-    merge: Literal["sum", "mean", "max", "concat+linear"] | None = None
-
-    @model_validator(mode="after")
-    def _own_fields(self):
-        if self.init not in INITS[self.name]:
-            raise ValueError(f"init is '{self.init}'{one_of(self.init, INITS[self.name])}")
-        given = self.model_dump(exclude={"name", "drop_rate", "init"}, exclude_none=True)
-        if self.name != "noah" and given:
-            raise ValueError(f"head '{self.name}': unknown key '{next(iter(given))}', which only head 'noah' takes")
-        return self
-
-    @property
-    def kwargs(self) -> dict:
-        return self.model_dump(exclude={"name"}, exclude_none=True)
-
-
 class Run(Strict):
     """One model to train. Built by `expand`, stored as run.yaml next to what came out of it."""
 
@@ -106,7 +73,8 @@ class Run(Strict):
 
     @model_validator(mode="after")
     def _patches_divide(self):
-        patch = self.backbone.patch_size or (16 if self.backbone.family in ("vit", "mlp") else 1)
+        published = BACKBONES.get(self.backbone.name)
+        patch = self.backbone.patch_size or (published.patch if published else 1)
         if self.dataset.image_size % patch:
             raise ValueError(
                 f"backbone '{self.backbone.slug}': patch_size is {patch}, expected a divisor of the "
@@ -115,11 +83,21 @@ class Run(Strict):
         return self
 
     @model_validator(mode="after")
+    def _first_size_fits(self):
+        first, full = self.recipe.first_size, self.dataset.image_size
+        if first and (self.backbone.family in ("vit", "mlp") or first > full):
+            raise ValueError(
+                f"recipe '{self.recipe_name}' on backbone '{self.backbone.slug}': first_size is {first}, expected none "
+                f"for vision transformers and MLPs, else at most the {full} pixels of dataset '{self.dataset.name}'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _channels_divide(self):
         published = BACKBONES.get(self.backbone.name)
-        if published and self.head.name == "noah" and self.head.num_heads and self.head.key_ratio:
+        if published:
             try:
-                split_channels(published.channels[self.backbone.width], self.head.num_heads, self.head.key_ratio)
+                self.head.check_channels(published.channels[self.backbone.width])
             except ValueError as error:
                 raise ValueError(f"arm '{self.arm}' on backbone '{self.backbone.slug}': {error}") from None
         return self

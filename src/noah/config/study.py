@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from noah.backbones import BACKBONES, BASELINE_HEAD, BASELINE_INIT, NOAH_INIT, Family, is_timm_name
+from noah.backbones import BACKBONES, Family, is_timm_name, paper_head
 from noah.config.dataset import Dataset, Name, load_dataset
 from noah.config.files import Strict, one_of, parse, read_yaml
+from noah.config.head import HEADS, Head
 from noah.config.recipe import Recipe, load_recipe
-from noah.config.run import HEADS, RESULTS_VERSION, BackboneSpec, Head, Run
+from noah.config.run import RESULTS_VERSION, BackboneSpec, Run
 
 SCALES = ("full", "small")
 
@@ -23,29 +24,25 @@ class StudyBackbone(BackboneSpec):
     """Default: every recipe of the study."""
 
 
-class Arm(Strict):
-    """One side of a comparison. What is left out follows the paper: N, r and init of the backbone's NOAH model."""
+class Arm(Strict, extra="allow"):
+    """One side of a comparison. All other keys are arguments of the head (noah.config.head); what is left out follows
+    the paper: N, r and init of the backbone's NOAH model."""
 
     head: str
     """`baseline` is the head of the paper's baseline: class token for vision transformers, else mean over positions."""
     families: tuple[Family, ...] | None = None
     """The arm exists for these families only; default: all."""
-    drop_rate: float | None = None
-    init: str | None = None
-    num_heads: int | None = None
-    key_ratio: float | None = None
-    score: str | None = None
-    split_groups: bool | None = None
-    split_key_value: bool | None = None
-    kernel_size: int | None = None
-    merge: str | None = None
     recipe: dict[str, Any] = {}
     """Recipe fields that differ in this arm."""
 
     @model_validator(mode="after")
-    def _known_head(self):
+    def _known(self):
         if self.head not in ("baseline", *HEADS):
             raise ValueError(f"unknown head '{self.head}'{one_of(self.head, ('baseline', *HEADS))}")
+        valid = {*type(self).model_fields, *Head.model_fields} - {"name"}
+        for key in self.model_extra:
+            if key not in valid:
+                raise ValueError(f"unknown key '{key}'{one_of(key, valid)}")
         return self
 
 
@@ -199,15 +196,6 @@ def _expand(spec: StudySpec, datasets: dict[str, Dataset], path: Path, config_di
 
 def _resolve_head(arm: Arm, backbone: BackboneSpec, path: Path, arm_name: str) -> Head:
     """Fill in what the arm leaves to the paper."""
-    given = arm.model_dump(exclude={"head", "families", "recipe"}, exclude_none=True)
-    family = backbone.family
-    name = arm.head if arm.head != "baseline" else BASELINE_HEAD.get(family, "gap")
-    defaults: dict[str, Any] = {"name": name}
-    if name == "noah":
-        published = BACKBONES.get(backbone.name)
-        defaults["num_heads"] = published.num_heads if published else 4
-        defaults["key_ratio"] = published.key_ratio if published else 0.5
-        defaults["init"] = NOAH_INIT.get(family, "official")
-    else:
-        defaults["init"] = BASELINE_INIT.get(family, "default")
-    return parse(Head, {**defaults, **given}, f"{path}: arms.{arm_name}")
+    name, defaults = paper_head(arm.head, BACKBONES.get(backbone.name))
+    given = {key: value for key, value in arm.model_extra.items() if value is not None}
+    return parse(Head, {"name": name, **defaults, **given}, f"{path}: arms.{arm_name}")

@@ -1,33 +1,69 @@
 """Heads: modules from features, (B, C, H, W) or (B, L, C), to class scores, (B, M). Needs torch alone.
 
 A head of your own is a module with that signature and one entry in `HEADS`. Where its class says
-`takes_class_token = True`, it gets (B, 1 + L, C) from a backbone that was built with a class token.
+`takes_class_token = True`, it gets (B, 1 + L, C) from a backbone that was built with a class token; where it says
+`takes_positions = True`, its argument `positions` is the L of the backbone.
 """
 
+import inspect
 from collections.abc import Callable
 
 from torch import nn
 
+from noah.heads.attention_pool import AttentionPool
 from noah.heads.baselines import ClassToken, GlobalAveragePool
+from noah.heads.checks import check_choice
+from noah.heads.class_attention import ClassAttention
+from noah.heads.csra import CSRA
+from noah.heads.hidden import GapHidden, HiddenGap
+from noah.heads.ml_decoder import MLDecoder
 from noah.heads.noah import NOAH
+from noah.heads.simpool import SimPool
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"gap": GlobalAveragePool, "token": ClassToken, "noah": NOAH}
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "gap": GlobalAveragePool,
+    "token": ClassToken,
+    "noah": NOAH,
+    "gap_hidden": GapHidden,
+    "hidden_gap": HiddenGap,
+    "csra": CSRA,
+    "attention_pool": AttentionPool,
+    "ml_decoder": MLDecoder,
+    "simpool": SimPool,
+    "class_attention": ClassAttention,
+}
 
-__all__ = ["HEADS", "NOAH", "ClassToken", "GlobalAveragePool", "build_head"]
+__all__ = [
+    "CSRA",
+    "HEADS",
+    "NOAH",
+    "AttentionPool",
+    "ClassAttention",
+    "ClassToken",
+    "GapHidden",
+    "GlobalAveragePool",
+    "HiddenGap",
+    "MLDecoder",
+    "SimPool",
+    "build_head",
+]
 
 
 def build_head(name: str, in_features: int, num_classes: int, **kwargs) -> nn.Module:
     """A head by its name in `HEADS`.
 
     Args:
-        name: `gap`, `token` or `noah`.
+        name: A key of `HEADS`, such as `noah`.
         in_features: C.
         num_classes: M.
         **kwargs: Arguments of that head.
 
     Raises:
-        ValueError: An unknown name, or arguments that the head refuses.
+        ValueError: An unknown name, arguments that the head does not have or refuses.
     """
-    if name not in HEADS:
-        raise ValueError(f"head is '{name}', expected one of {', '.join(HEADS)}")
+    check_choice("head", name, HEADS)
+    _, _, *valid = inspect.signature(HEADS[name]).parameters
+    for field in kwargs:
+        if field not in valid:
+            raise ValueError(f"head '{name}': unknown argument '{field}', expected one of {', '.join(valid)}")
     return HEADS[name](in_features, num_classes, **kwargs)

@@ -1,9 +1,11 @@
 """The heads that NOAH is compared with: one vector per image, dropout, one linear layer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from noah.heads.checks import check_choice, check_scores
 from noah.heads.positions import as_map, mean_over_positions
 
 
@@ -25,35 +27,38 @@ INITS: dict[str, Callable[[nn.Linear], None]] = {
 """torch's own (the paper's CNNs), all zero (its MLPs), normal of std .02 with zero bias (its vision transformers)."""
 
 
-class _Linear(nn.Module):
-    """What the baselines share: `dropout(pool(x))`, then `fc`, with C*M + M parameters."""
+class PooledLinear(nn.Module, ABC):
+    """What heads with one vector per image share: `dropout(pool(x))`, then `fc` with C*M + M parameters.
+
+    Args:
+        in_features: C.
+        num_classes: M.
+        drop_rate: Dropout on the vector.
+        init: How `fc` starts, a name of `INITS`.
+
+    Raises:
+        ValueError: An unknown init, no class, a dropout outside [0, 1).
+    """
 
     def __init__(self, in_features: int, num_classes: int, drop_rate: float = 0.0, *, init: str = "default"):
         super().__init__()
-        if init not in INITS:
-            raise ValueError(f"init is '{init}', expected one of {', '.join(INITS)}")
-        if num_classes < 1 or not 0 <= drop_rate < 1:
-            raise ValueError(
-                f"num_classes is {num_classes} and drop_rate {drop_rate}, expected at least 1 and 0 <= drop_rate < 1"
-            )
+        check_choice("init", init, INITS)
+        check_scores(num_classes, drop_rate)
         self.in_features, self.num_classes, self.drop_rate, self.init = in_features, num_classes, drop_rate, init
         self.drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(in_features, num_classes)
-        self.reset_parameters()
+        INITS[init](self.fc)
 
-    def reset_parameters(self) -> None:
-        """Draw the weights anew by `init`."""
-        INITS[self.init](self.fc)
-
+    @abstractmethod
     def pool(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """(B, C, H, W) or (B, L, C) to the vectors, (B, C) unless the class has its own `fc`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.drop(self.pool(x)))
 
 
-class GlobalAveragePool(_Linear):
-    """(B, C, H, W) or (B, L, C) to (B, M): mean over positions, dropout, linear.
+class GlobalAveragePool(PooledLinear):
+    """(B, C, H, W) or (B, L, C) to (B, M): mean over positions, dropout, linear. Parameters: C*M + M.
 
     Args:
         in_features: C.
@@ -66,7 +71,7 @@ class GlobalAveragePool(_Linear):
         return mean_over_positions(as_map(x, self.in_features))
 
 
-class ClassToken(_Linear):
+class ClassToken(PooledLinear):
     """(B, 1 + L, C) to (B, M): the class token, which comes first, dropout, linear. Arguments as GlobalAveragePool."""
 
     takes_class_token = True

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noah.backbones import split_channels
+from noah.heads.checks import check_choice, check_scores
 from noah.heads.kernels import choose
 from noah.heads.kernels.reference import SCORES, attention
 from noah.heads.positions import as_map
@@ -104,31 +105,21 @@ class NOAH(nn.Module):
         impl: str = "auto",
     ):
         super().__init__()
-        for field, given, valid in (
-            ("score", score, SCORES),
-            ("merge", merge, MERGES),
-            ("init", init, INITS),
-            ("kernel_size", kernel_size, (1, 3)),
-        ):
-            if given not in valid:
-                raise ValueError(f"{field} is '{given}', expected one of {', '.join(map(str, valid))}")
-        if num_classes < 1 or not 0 <= drop_rate < 1:
-            raise ValueError(
-                f"num_classes is {num_classes} and drop_rate {drop_rate}, expected at least 1 and 0 <= drop_rate < 1"
-            )
+        check_choice("score", score, SCORES)
+        check_choice("merge", merge, MERGES)
+        check_choice("init", init, INITS)
+        check_choice("kernel_size", kernel_size, (1, 3))
+        check_scores(num_classes, drop_rate)
         self.in_features, self.num_classes, self.num_heads = in_features, num_classes, num_heads
         self.key_ratio, self.drop_rate = key_ratio, drop_rate
         self.score, self.merge, self.kernel_size, self.init = score, merge, kernel_size, init
         self.split_key_value = split_key_value
         self._compute = choose(impl)
 
+        self.key_channels, self.value_channels = split_channels(
+            in_features, num_heads, key_ratio, split_groups=split_groups, split_key_value=split_key_value
+        )
         groups = num_heads if split_groups else 1
-        if split_key_value:
-            self.key_channels, self.value_channels = split_channels(in_features, groups, key_ratio)
-        elif in_features % groups:
-            raise ValueError(f"{in_features} channels, expected a multiple of num_heads ({num_heads})")
-        else:
-            self.key_channels = self.value_channels = in_features
         outputs, shape = num_heads * num_classes, {"kernel_size": kernel_size, "padding": kernel_size // 2}
         self.query = nn.Conv2d(self.key_channels, outputs, groups=groups, **shape)
         self.value = nn.Conv2d(self.value_channels, outputs, groups=groups, **shape)

@@ -9,15 +9,27 @@ def as_map(x: Tensor, in_features: int) -> Tensor:
     Raises:
         ValueError: Neither layout, or not `in_features` channels.
     """
-    if x.ndim == 3:
-        x = x.transpose(1, 2).unsqueeze(-1)
-    if x.ndim != 4 or x.shape[1] != in_features:
-        raise ValueError(
-            f"features of shape {tuple(x.shape)}, expected (B, C, H, W) or (B, L, C) with C = {in_features} channels"
-        )
-    return x
+    _check(x, in_features)
+    return x.transpose(1, 2).unsqueeze(-1) if x.ndim == 3 else x
+
+
+def as_tokens(x: Tensor, in_features: int) -> Tensor:
+    """(B, L, C) as it is, (B, C, H, W) as (B, H*W, C).
+
+    Raises:
+        ValueError: Neither layout, or not `in_features` channels.
+    """
+    _check(x, in_features)
+    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
 
 
 def mean_over_positions(x: Tensor) -> Tensor:
     """(B, C, H, W) or (B, L, C) to (B, C)."""
     return x.mean(dim=(2, 3)) if x.ndim == 4 else x.mean(dim=1)
+
+
+def _check(x: Tensor, in_features: int) -> None:
+    if x.ndim not in (3, 4) or x.shape[1 if x.ndim == 4 else 2] != in_features:
+        raise ValueError(
+            f"features of shape {tuple(x.shape)}, expected (B, C, H, W) or (B, L, C) with C = {in_features} channels"
+        )
