@@ -8,6 +8,7 @@ _LAZY = {
     "NOAH": "noah.heads",
     "build_head": "noah.heads",
     "build_model": "noah.models",
+    "load_official_weights": "noah.models.weights",
 }
 __all__ = sorted(_LAZY)
 

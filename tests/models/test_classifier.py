@@ -2,22 +2,10 @@ import copy
 
 import pytest
 import torch
+from models_support import SMALL, small
 from safetensors.torch import load_file, save_file
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-
-from noah.models import build_model
-
-SMALL = {
-    "mobilenetv2": {"width": 0.35, "img_size": 32},
-    "deit_tiny": {"width": 0.5, "depth": 2, "patch_size": 8, "img_size": 32},
-    "gmlp_tiny": {"width": 0.5, "depth": 2, "patch_size": 8, "img_size": 32},
-}
-
-
-def small(backbone, head="noah", **kwargs):
-    torch.manual_seed(0)
-    return build_model(backbone, head, **{"num_classes": 3, **SMALL[backbone], **kwargs})
 
 
 @pytest.fixture(params=SMALL)
@@ -56,6 +44,15 @@ def test_a_reset_head_keeps_its_arguments(images):
     assert model(images).shape == (2, 7)
     with pytest.raises(ValueError, match="global_pool is 'max'"):
         model.reset_classifier(7, "max")
+    with pytest.raises(ValueError, match="global_pool is 'max', expected '' or 'avg'"):
+        model.reset_classifier(0, "max")
+
+
+def test_without_classes_and_pooling_the_features_come_out(model, images):
+    model.reset_classifier(0, "")
+    assert torch.equal(model(images), model.forward_features(images))
+    model.reset_classifier(0)
+    assert model(images).shape == (2, model.head_hidden_size)
 
 
 def test_state_names_are_timms_and_the_official_heads_behind_their_prefix(model):
@@ -107,6 +104,11 @@ def test_timm_decays_neither_position_embedding_nor_one_dimensional_parameters()
     assert "head.fc.weight" in {names[id(p)] for p in decayed["params"]}
 
 
+def test_pvt_decays_its_position_embeddings_and_not_its_class_token_as_the_official_code():
+    assert small("pvt_tiny", "token").no_weight_decay() == {"backbone.stage4.cls_token"}
+    assert small("pvt_tiny").no_weight_decay() == set()
+
+
 @pytest.mark.parametrize("coarse", [False, True])
 def test_timm_groups_layers_as_it_does_in_the_bare_backbone_with_the_head_last(model, coarse):
     ours = group_parameters(model, model.group_matcher(coarse), reverse=True)
@@ -116,15 +118,18 @@ def test_timm_groups_layers_as_it_does_in_the_bare_backbone_with_the_head_last(m
     assert param_groups_layer_decay(model, layer_decay=0.5)[0]["lr_scale"] < 1
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(images):
-    model = small("deit_tiny").train()
-    model(images).sum().backward()
-    expected = model.backbone.patch_embed.proj.weight.grad.clone()
-    model.zero_grad()
-    model.set_grad_checkpointing()
-    assert model.backbone.grad_checkpointing
-    model(images).sum().backward()
-    torch.testing.assert_close(model.backbone.patch_embed.proj.weight.grad, expected)
+@pytest.mark.parametrize("backbone", ["deit_tiny", "pvt_tiny", "shufflenetv2", "mobilenetv3_small"])
+def test_gradient_checkpointing_changes_nothing_but_memory(backbone, images):
+    plain = small(backbone).train()
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    for model in (plain, saving):
+        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            norm.eval()
+        model(images).sum().backward()
+    assert any(getattr(module, "grad_checkpointing", False) for module in saving.modules())
+    for expected, given in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(given.grad, expected.grad)
 
 
 def test_head_dropout_is_the_arms_and_block_dropout_the_backbones():
@@ -132,3 +137,6 @@ def test_head_dropout_is_the_arms_and_block_dropout_the_backbones():
     assert model.get_classifier().drop_rate == 0.2
     assert model.backbone.blocks[0].mlp.drop1.p == 0.1
     assert model.backbone.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)
+    pvt = small("pvt_tiny", proj_drop_rate=0.1, drop_path_rate=0.3).backbone
+    assert (pvt.stage1.pos_drop.p, pvt.stage4.blocks[-1].mlp.drop1.p) == (0.1, 0.1)
+    assert pvt.stage4.blocks[-1].drop_path.drop_prob == pytest.approx(0.3)

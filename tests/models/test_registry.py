@@ -3,15 +3,27 @@ import timm
 import torch
 
 import noah.models
+from noah.backbones import BACKBONES
+from noah.models import build_model
+from noah.models.registry import default_cfgs, register
 
 NAMES = [
     *("resnet18", "resnet50", "resnet101", "resnet152"),
     *("mobilenetv2_100", "mobilenetv2_075", "mobilenetv2_050", "mobilenetv2_035"),
+    *("mobilenetv3_small", "shufflenetv2_100", "pvt_tiny", "pvt_tiny_075", "pvt_tiny_050"),
     *("deit_base_patch16_224", "deit_small_patch16_224", "deit_tiny_patch16_224"),
     *("deit_tiny_075_patch16_224", "deit_tiny_050_patch16_224"),
     *("mixer_b16_224", "mixer_s16_224", "mixer_s16_075_224", "mixer_s16_050_224"),
     *("gmlp_s16_224", "gmlp_ti16_224", "gmlp_ti16_075_224", "gmlp_ti16_050_224"),
 ]
+
+
+LACKED = {
+    *("mobilenetv3_small", "shufflenetv2_100", "pvt_tiny", "pvt_tiny_075", "pvt_tiny_050"),
+    *("deit_tiny_075_patch16_224", "deit_tiny_050_patch16_224", "mixer_s16_075_224", "mixer_s16_050_224"),
+    *("gmlp_ti16_075_224", "gmlp_ti16_050_224"),
+}
+"""Baselines that timm has no name for."""
 
 
 def test_timm_lists_every_published_model():
@@ -27,6 +39,52 @@ def test_timm_creates_the_model_of_the_name(name, channels):
         model = timm.create_model(f"noah_{name}", num_classes=10)
     assert isinstance(model.get_classifier(), noah.NOAH)
     assert (model.num_classes, model.num_features) == (10, channels)
+
+
+def test_baselines_are_registered_where_timm_has_none_and_its_own_names_are_left_alone():
+    ours = {name for name in default_cfgs if not name.startswith("noah_")}
+    assert ours == LACKED == {name for name in NAMES if is_ours(name)}
+    assert all(timm.is_model(name) for name in NAMES)
+
+
+def is_ours(name):
+    return timm.model_entrypoint(name).__module__.startswith("noah.")
+
+
+def test_a_name_that_is_taken_is_not_registered_again():
+    before = timm.model_entrypoint("resnet18")
+    register("resnet18", lambda **kwargs: None)
+    assert timm.model_entrypoint("resnet18") is before
+    assert "resnet18" not in default_cfgs
+
+
+@pytest.mark.parametrize("name", sorted(LACKED))
+def test_a_registered_baseline_is_the_baseline_of_the_table(name):
+    """The same parameters as `build_model` gives, and a description that names layers that are there."""
+    backbone, width = next((b.name, w) for b in BACKBONES.values() for w in b.widths if b.timm[w] == name)
+    with torch.device("meta"):
+        timms, ours = timm.create_model(name), build_model(backbone, "baseline", width=width)
+    shapes = {key.removeprefix("backbone.").replace("head.fc.", ""): v.shape for key, v in ours.state_dict().items()}
+    classifier = timms.default_cfg["classifier"]
+    assert {key.removeprefix(f"{classifier}."): v.shape for key, v in timms.state_dict().items()} == shapes
+    assert f"{timms.default_cfg['first_conv']}.weight" in timms.state_dict()
+
+
+@pytest.mark.parametrize("name", ["noah_mobilenetv3_small", "noah_pvt_tiny_050"])
+def test_what_timm_says_of_a_name_is_what_the_model_says(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    cfg = timm.get_pretrained_cfg(name)
+    assert (cfg.first_conv, cfg.input_size) == (model.default_cfg["first_conv"], model.default_cfg["input_size"])
+    assert cfg.classifier == model.default_cfg["classifier"]
+
+
+@pytest.mark.parametrize("name", ["noah_shufflenetv2_100", "mobilenetv3_small"])
+def test_features_only_gives_the_bare_backbones_maps(name):
+    model = timm.create_model(name, features_only=True).eval()
+    maps = model(torch.randn(1, 3, 64, 64))
+    assert [m.shape[1] for m in maps] == model.feature_info.channels()
+    assert [64 // m.shape[-1] for m in maps] == model.feature_info.reduction() == [2, 4, 8, 16, 32][-len(maps) :]
 
 
 def test_timms_arguments_reach_backbone_and_head():

@@ -8,9 +8,11 @@ import torch
 from timm.models import MlpMixer, VisionTransformer
 from torch import nn
 
-from noah.backbones import BACKBONES, BASELINE_HEAD, BASELINE_INIT, NOAH_INIT, Backbone
+from noah.backbones import BACKBONES, Backbone, paper_head
 from noah.heads import HEADS
+from noah.models import deit, mobilenetv3, pvt, shufflenetv2  # noqa: F401  (they register their names in timm)
 from noah.models.classifier import Classifier
+from noah.models.features import probe
 from noah.models.mlps import MLPS, create_mlp
 
 
@@ -28,12 +30,15 @@ def build_model(
     output_stride: int | None = None,
     proj_drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
+    global_pool: str | None = None,
     **head_kwargs,
 ) -> Classifier:
     """A freshly initialised backbone with a head.
 
     Vision transformers get a class token where the head takes one, and else have none at all; their last norm stands
-    before the head in both cases.
+    before the head in both cases. Layers that timm has between pooling and classifier (MobileNetV3, ConvNeXt, …) stay
+    there for heads that begin with the mean; for the others they are applied to every position, in front of the head,
+    as in the paper's MobileNetV3, and `describe` names them. docs/models.md lists the families of timm.
 
     Args:
         backbone: A name of `noah.backbones.BACKBONES`, or any model of timm.
@@ -48,16 +53,18 @@ def build_model(
         output_stride: Pixels per position of the last map; later strides become dilations (MobileNetV2, ResNets).
         proj_drop_rate: Dropout inside the blocks (vision transformers and MLPs).
         drop_path_rate: Share of the blocks that is skipped while training.
+        global_pool: As `Classifier.reset_classifier` takes it.
         **head_kwargs: Arguments of the head, such as `drop_rate` and `init`. What is left out follows the paper: N, r
             and init of the backbone's NOAH model, or the init of its baseline.
 
     Raises:
         ValueError: An unknown name or width, an argument that this backbone or head lacks, channels that N and r do not
-            divide, an image that the patches do not divide.
+            divide, an image that the patches do not divide, a model of timm whose features no head can take.
     """
     published = BACKBONES.get(backbone)
-    timm_name, arguments = _timm_name(backbone, published, width)
-    head, head_kwargs = _resolve_head(head, published, head_kwargs)
+    timm_name, arguments = _timm_name(backbone, published, width), {}
+    head, defaults = paper_head(head, published)
+    head_kwargs = {**defaults, **head_kwargs}
     accepted = _accepted(timm_name)
 
     def optional(name: str, value, *spellings: str) -> None:
@@ -77,13 +84,7 @@ def build_model(
     if img_size and "img_size" in accepted:
         arguments["img_size"] = img_size
 
-    create = create_mlp if timm_name in MLPS else timm.create_model
-    try:
-        body = create(timm_name, num_classes=0, global_pool="", in_chans=in_chans, **arguments)
-    except TypeError as error:  # some of timm's entry points fix an argument that their class takes
-        if "multiple values" not in str(error):
-            raise
-        raise ValueError(f"backbone '{backbone}': {error}; timm fixes it for this model") from error
+    body = _create(backbone, timm_name, in_chans, arguments)
     if stem_stride:
         if not hasattr(body, "conv_stem"):
             raise ValueError(
@@ -91,45 +92,49 @@ def build_model(
             )
         body.conv_stem.stride = (stem_stride, stem_stride)
     img_size = img_size or body.default_cfg["input_size"][-1]
-    model = Classifier(body, head, num_classes, img_size=img_size, in_chans=in_chans, **head_kwargs)
-    _check(model, backbone)
-    return model
+    _check(body, backbone, head, img_size)
+    features = probe(body, backbone, in_chans, img_size)
+    shape = {"img_size": img_size, "in_chans": in_chans}
+    return Classifier(body, features, head, num_classes, **shape, global_pool=global_pool, **head_kwargs)
 
 
 def describe(model: Classifier) -> dict:
     """What stands in a run's arm.json about its model: the facts in which arms can differ besides the head."""
-    shadow, image = model.on_meta()
-    shape = shadow.forward_features(image).shape
-    others = getattr(model.backbone, "num_prefix_tokens", 0) if model.takes_class_token else 0
     return {
         "class_token": _has_class_token(model.backbone),
-        "positions": shape[2] * shape[3] if len(shape) == 4 else shape[1] - others,
-        "in_features": model.num_features,
+        "positions": model.positions,
+        "in_features": model.head_hidden_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "head_parameters": sum(p.numel() for p in model.get_classifier().parameters()),
-        "moved_layers": [],
+        "moved_layers": model.moved_layers,
     }
 
 
-def _timm_name(backbone: str, published: Backbone | None, width: float) -> tuple[str, dict]:
-    """timm's name, and the arguments that narrow it."""
-    if published is None and not timm.is_model(backbone):
+def _timm_name(backbone: str, published: Backbone | None, width: float) -> str:
+    """The name in timm."""
+    if published is None and (not timm.is_model(backbone) or backbone.startswith("noah_")):
         raise ValueError(f"backbone is '{backbone}', expected one of {', '.join(BACKBONES)}, or a model of timm")
     widths = published.widths if published else (1.0,)
     if width not in widths:
         raise ValueError(f"backbone '{backbone}': width is {width}, expected one of {', '.join(map(str, widths))}")
-    return (published.timm[width], dict(published.overrides.get(width, {}))) if published else (backbone, {})
+    return published.timm[width] if published else backbone
 
 
-def _resolve_head(head: str, published: Backbone | None, given: dict) -> tuple[str, dict]:
-    """Fill in what is left to the paper."""
-    family = published.family if published else None
-    if head == "baseline":
-        head = BASELINE_HEAD.get(family, "gap")
-    if head != "noah":
-        return head, {"init": BASELINE_INIT.get(family, "default"), **given}
-    defaults = {"num_heads": published.num_heads, "key_ratio": published.key_ratio} if published else {}
-    return head, {**defaults, "init": NOAH_INIT.get(family, "official"), **given}
+def _create(backbone: str, timm_name: str, in_chans: int, arguments: dict) -> nn.Module:
+    """timm's model without classifier and, where it can be, without pooling."""
+    create = create_mlp if timm_name in MLPS else timm.create_model
+    arguments = {"num_classes": 0, "in_chans": in_chans, **arguments}
+    try:
+        return create(timm_name, global_pool="", **arguments)
+    except TypeError as error:  # some of timm's entry points fix an argument that their class takes
+        if "multiple values" not in str(error):
+            raise
+        raise ValueError(f"backbone '{backbone}': {error}; timm fixes it for this model") from error
+    except AssertionError:  # some of timm's models cannot be without pooling; `probe` sees whether that matters
+        try:
+            return create(timm_name, **arguments)
+        except AssertionError as error:
+            raise ValueError(f"backbone '{backbone}': {error}") from error
 
 
 def _timm_output_stride(output_stride: int | None, stem_stride: int | None) -> int | None:
@@ -149,25 +154,15 @@ def _accepted(timm_name: str) -> frozenset[str]:
 
 
 def _has_class_token(backbone: nn.Module) -> bool:
-    return getattr(backbone, "cls_token", None) is not None
+    return getattr(backbone, "has_class_token", getattr(backbone, "cls_token", None) is not None)
 
 
-def _check(model: Classifier, backbone: str) -> None:
+def _check(body: nn.Module, backbone: str, head: str, img_size: int) -> None:
     """Refuse, in one line, a combination that would fail or mislead later."""
-    body, size = model.backbone, model.img_size
-    if model.takes_class_token and not _has_class_token(body):
-        raise ValueError(f"head '{model.head_name}' needs a class token, which backbone '{backbone}' does not have")
-    if isinstance(body, VisionTransformer | MlpMixer) and size % body.feature_info[-1]["reduction"]:
+    if getattr(HEADS.get(head), "takes_class_token", False) and not _has_class_token(body):
+        raise ValueError(f"head '{head}' needs a class token, which backbone '{backbone}' does not have")
+    if isinstance(body, VisionTransformer | MlpMixer) and img_size % body.feature_info[-1]["reduction"]:
         patch = body.feature_info[-1]["reduction"]
-        raise ValueError(f"backbone '{backbone}': img_size is {size}, expected a multiple of its patch size ({patch})")
-    shadow, image = model.on_meta()
-    features = shadow.backbone.forward_features(image)
-    if shadow.backbone.forward_head(features, pre_logits=True) is not features:
-        raise ValueError(f"backbone '{backbone}' has layers behind its pooling; no head can take their place yet")
-    features = shadow.forward_features(image)
-    channels = features.shape[1 if features.ndim == 4 else -1]
-    if features.ndim not in (3, 4) or channels != model.num_features:
         raise ValueError(
-            f"backbone '{backbone}' gives features {tuple(features.shape)}, expected (B, C, H, W) or (B, L, C) with "
-            f"C = {model.num_features}"
+            f"backbone '{backbone}': img_size is {img_size}, expected a multiple of its patch size ({patch})"
         )

@@ -4,13 +4,20 @@ import copy
 import re
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from noah.heads import build_head
-from noah.heads.positions import mean_over_positions
+from noah.heads import HEADS, build_head
+from noah.models.features import Features
+from noah.models.registry import INPUT_KEYS
 
-CFG_KEYS = ("crop_pct", "crop_mode", "interpolation", "mean", "std", "min_input_size", "fixed_input_size", "first_conv")
-"""What timm says of a backbone that still holds under another head and other weights."""
+POOLS_FIRST = ("gap", "gap_hidden")
+"""Heads that begin with the mean: layers that timm has behind its pooling stay there. The others get them in front."""
+
+
+# Heads look at shapes before they compute, which FX cannot follow: they are leaves of timm's FX graphs.
+for _kind in HEADS.values():
+    register_notrace_module(_kind)
 
 
 class Classifier(nn.Module):
@@ -21,46 +28,81 @@ class Classifier(nn.Module):
 
     Args:
         backbone: A timm model without classifier and pooling (`num_classes=0, global_pool=""`).
+        features: What it hands on, as `noah.models.features.probe` found.
         head: A name of `noah.heads.HEADS`.
         num_classes: M; 0 gives pooled features instead of scores.
         img_size: Side of the images that the model is meant for, in pixels.
         in_chans: Their channels.
+        global_pool: `""` with M = 0: features as they are, unpooled.
         head_kwargs: Arguments of the head, which `reset_classifier` uses again.
+
+    Attributes:
+        num_features: Channels of `forward_features`.
+        head_hidden_size: Channels that reach the head. They differ where the backbone has layers behind its pooling
+            and the head begins with that pooling (`POOLS_FIRST`), as in timm's MobileNetV3.
 
     Raises:
         ValueError: What the head refuses, such as channels that N and r do not divide.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: str, num_classes: int, *, img_size: int, in_chans: int, **head_kwargs
+        self,
+        backbone: nn.Module,
+        features: Features,
+        head: str,
+        num_classes: int,
+        *,
+        img_size: int,
+        in_chans: int,
+        global_pool: str | None = None,
+        **head_kwargs,
     ):
         super().__init__()
         self.backbone = backbone
-        self.num_features = self.head_hidden_size = backbone.num_features
+        self.positions, self.prefix_tokens, self.layout = features.positions, features.prefix_tokens, features.layout
+        self.keeps_layers = features.between and head in POOLS_FIRST
+        self.moves_layers = features.between and not self.keeps_layers
+        self.moved_layers = list(features.moved) if self.moves_layers else []
+        self.head_hidden_size = features.out_channels
+        self.num_features = features.channels if self.keeps_layers else features.out_channels
         self.in_chans, self.img_size = in_chans, img_size
         self.head_name, self.head_kwargs = head, head_kwargs
-        self.reset_classifier(num_classes)
+        if self.keeps_layers:
+            backbone.reset_classifier(0, "avg")
+        self.reset_classifier(num_classes, global_pool)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """What the head sees: (B, C, H, W), (B, L, C), or (B, 1 + L, C) for a head that takes the class token."""
+        """What the head sees: (B, C, H, W), (B, L, C), or (B, 1 + L, C) for a head that takes the class token.
+
+        Before a head of `POOLS_FIRST` and the backbone's own last layers: in the backbone's own layout.
+        """
         x = self.backbone.forward_features(x)
-        if x.ndim == 3 and not self.takes_class_token:
-            return x[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-        if x.ndim == 4 and getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+        if self.keeps_layers:
+            return x
+        if self.moves_layers:
+            x = self.backbone.forward_head(x, pre_logits=True)
+        if self.layout == "NHWC":
             return x.permute(0, 3, 1, 2)
-        return x
+        return x if self.takes_class_token or self.prefix_tokens == 0 else x[:, self.prefix_tokens :]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Class scores (B, M); with `pre_logits` or M = 0 the pooled features (B, C).
+        """Class scores (B, M); with `pre_logits` or M = 0 the pooled features (B, C), or x itself if `unpooled`.
 
         Pooled is the class token for a head that takes it, else the mean over positions.
         """
-        if pre_logits or self.num_classes == 0:
-            return x[:, 0] if self.takes_class_token else mean_over_positions(x)
-        return self.head(x)
+        if self.unpooled and not pre_logits:
+            return x
+        if self.keeps_layers:
+            x = self.backbone.forward_head(x, pre_logits=True)
+            return x if pre_logits or self.num_classes == 0 else self.head(x[:, :, None, None])
+        if not pre_logits and self.num_classes > 0:
+            return self.head(x)
+        if self.takes_class_token:
+            return x[:, 0]
+        return x.mean(1) if self.layout == "NLC" else x.mean((2, 3))
 
     def get_classifier(self) -> nn.Module:
         return self.head
@@ -68,34 +110,45 @@ class Classifier(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh head for other classes, its other arguments (N, r, dropout, init) kept; 0: pooled features.
 
+        Args:
+            num_classes: M.
+            global_pool: With M = 0 `""`: features as they are, or the name of the pooling that is there anyway.
+
         Raises:
-            ValueError: `global_pool` is given: here the head pools.
+            ValueError: Another `global_pool`: here the head pools.
         """
-        if global_pool:
-            raise ValueError(f"global_pool is '{global_pool}', expected none: the head '{self.head_name}' pools")
-        head = build_head(self.head_name, self.num_features, num_classes or 1, **self.head_kwargs)
-        self.takes_class_token = getattr(head, "takes_class_token", False)
+        kind = HEADS.get(self.head_name)
+        self.takes_class_token = getattr(kind, "takes_class_token", False)
+        valid = () if num_classes else ("", "token" if self.takes_class_token else "avg")
+        if global_pool is not None and global_pool not in valid:
+            expected = " or ".join(map(repr, valid)) or f"none: the head '{self.head_name}' pools"
+            raise ValueError(f"global_pool is '{global_pool}', expected {expected}")
+        derived = {"positions": self.positions} if getattr(kind, "takes_positions", False) else {}
+        head = build_head(self.head_name, self.head_hidden_size, num_classes or 1, **{**derived, **self.head_kwargs})
         example = next(self.backbone.parameters())
         self.head = head.to(example.device, example.dtype).train(self.training) if num_classes else nn.Identity()
-        self.num_classes = num_classes
+        self.num_classes, self.unpooled = num_classes, global_pool == ""
         self.pretrained_cfg = self.default_cfg = self._cfg()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are never decayed."""
-        names = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else ()
-        return {f"backbone.{name}" for name in names}
+        parts = {"backbone": self.backbone, "head": self.head}
+        named = {part: module.no_weight_decay() for part, module in parts.items() if hasattr(module, "no_weight_decay")}
+        return {f"{part}.{name}" for part, names in named.items() for name in names}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         """timm's patterns of the backbone's layers, under this model's names; the unmatched head comes last."""
 
-        def prefixed(pattern: str) -> str:
+        def below_backbone(pattern: str) -> str:
             return r"^backbone\.(?:" + re.sub(r"(?<!\[)\^", "", pattern) + ")"
 
         groups = {name: spec for name, spec in self.backbone.group_matcher(coarse=coarse).items() if spec is not None}
         return {
-            name: prefixed(spec) if isinstance(spec, str) else [(prefixed(pattern), order) for pattern, order in spec]
+            name: below_backbone(spec)
+            if isinstance(spec, str)
+            else [(below_backbone(pattern), order) for pattern, order in spec]
             for name, spec in groups.items()
         }
 
@@ -103,21 +156,40 @@ class Classifier(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.backbone.set_grad_checkpointing(enable)
 
+    def __prepare_scriptable__(self) -> "Classifier":
+        """What `torch.jit.script` compiles: this model for inference, its head traced, for heads are plain Python."""
+        other, training = copy.copy(self), self.training
+        positions = 1 if self.keeps_layers else self.positions
+        shape = (2, self.head_hidden_size, positions, 1)
+        if self.layout == "NLC" and not self.keeps_layers:
+            shape = (2, positions + (self.prefix_tokens if self.takes_class_token else 0), self.head_hidden_size)
+        example = next(self.backbone.parameters()).new_zeros(shape)
+        other._modules = {**self._modules, "head": torch.jit.trace(self.head.eval(), example, check_trace=False)}
+        self.head.train(training)
+        return other
+
     def on_meta(self) -> tuple["Classifier", Tensor]:
         """A copy that computes shapes only, and one image for it (1, in_chans, img_size, img_size)."""
         image = torch.empty(1, self.in_chans, self.img_size, self.img_size, device="meta")
         return copy.deepcopy(self).to("meta").eval(), image
 
     def _cfg(self) -> dict:
-        """timm's description of a model: input, names of the first convolution and of the classifier's layers."""
-        cfg = {key: value for key, value in self.backbone.default_cfg.items() if key in CFG_KEYS}
-        first = cfg.get("first_conv")
-        return cfg | {
+        """timm's description of a model: input, names of the first convolutions and of the classifier's layers."""
+        source = self.backbone.default_cfg
+        first, side = source.get("first_conv"), round(self.positions**0.5)
+        return {key: value for key, value in source.items() if key in INPUT_KEYS} | {
             "num_classes": self.num_classes,
             "input_size": (self.in_chans, self.img_size, self.img_size),
-            "pool_size": None,
-            "first_conv": f"backbone.{first}" if first else None,
+            "pool_size": (side, side) if self.layout != "NLC" else None,
+            "first_conv": prefixed(first),
             "classifier": tuple(
                 f"head.{name}" for name, layer in self.head.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
             ),
         }
+
+
+def prefixed(first_conv: str | list[str] | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """timm's name of a backbone's first convolution, or of several, as a name in a `Classifier`."""
+    if not first_conv:
+        return None
+    return f"backbone.{first_conv}" if isinstance(first_conv, str) else tuple(f"backbone.{n}" for n in first_conv)

@@ -1,0 +1,105 @@
+"""What a backbone of timm hands to a head, found out by sending an image of shapes only through it."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Features:
+    """The output of a backbone's `forward_features`, and what timm puts between it and the classifier.
+
+    Args:
+        layout: `NCHW`, `NHWC` or `NLC`.
+        channels: C of that output.
+        positions: L, without the prefix tokens.
+        prefix_tokens: Class, distillation and register tokens in front of the positions.
+        moved: Layers with weights that timm has between features and classifier, here applied to every position
+            (`between`) before any pooling.
+        between: Whether timm does anything there; what has no weights (an activation) is then applied too.
+        out_channels: C behind those layers.
+    """
+
+    layout: str
+    channels: int
+    positions: int
+    prefix_tokens: int
+    moved: tuple[str, ...]
+    between: bool
+    out_channels: int
+
+
+def probe(backbone: nn.Module, name: str, in_chans: int, img_size: int) -> Features:
+    """The features of a backbone built with `num_classes=0` and, where it can be, without pooling; for square images.
+
+    Raises:
+        ValueError: Images of this size do not fit, or the features are no map and no tokens of `num_features`
+            channels, or there are layers behind them that cannot be applied to every position.
+    """
+    shadow = copy.deepcopy(backbone).to("meta").eval()
+    image = torch.empty(1, in_chans, img_size, img_size, device="meta")
+    try:
+        features = shadow.forward_features(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"backbone '{name}': img_size is {img_size}, which it does not take: {reason}") from error
+    layout, channels = _layout(shadow, name, features)
+    prefix = _prefix_tokens(shadow) if layout == "NLC" else 0
+    positions = features.numel() // channels - prefix
+    if positions < 1:
+        raise ValueError(f"backbone '{name}' hands on its class token alone, expected positions too")
+    after, moved = _forward_head(shadow, features)
+    axis = 1 if layout == "NCHW" else -1
+    keeps = isinstance(after, Tensor) and _size(after, axis) == _size(features, axis)
+    if moved and not keeps:
+        raise ValueError(
+            f"backbone '{name}' has layers between features and classifier that do not keep the positions "
+            f"({', '.join(moved)}), so no head can stand behind them"
+        )
+    between = keeps and after is not features
+    return Features(
+        layout, channels, positions, prefix, tuple(moved), between, after.shape[axis] if keeps else channels
+    )
+
+
+def _size(x: Tensor, axis: int) -> torch.Size:
+    """The shape without the axis of the channels."""
+    return x.movedim(axis, 0).shape[1:]
+
+
+def _prefix_tokens(backbone: nn.Module) -> int:
+    """timm counts them, except for a few models that have nothing but class tokens."""
+    class_tokens = getattr(backbone, "cls_token", None)
+    return getattr(backbone, "num_prefix_tokens", 0 if class_tokens is None else class_tokens.shape[1])
+
+
+def _layout(backbone: nn.Module, name: str, features: object) -> tuple[str, int]:
+    """timm says `output_fmt` of most NHWC models; elsewhere the axis of `num_features` channels tells."""
+    channels = backbone.num_features
+    shape = tuple(features.shape) if isinstance(features, Tensor) else ()
+    if len(shape) == 3 and shape[-1] == channels:
+        return "NLC", channels
+    if len(shape) == 4:
+        last = shape[-1] == channels and (shape[1] != channels or getattr(backbone, "output_fmt", "") == "NHWC")
+        if last or shape[1] == channels:
+            return ("NHWC" if last else "NCHW"), channels
+    raise ValueError(
+        f"backbone '{name}' gives features {shape or type(features).__name__}, expected (B, C, H, W), (B, H, W, C) or "
+        f"(B, L, C) with C = {channels}"
+    )
+
+
+def _forward_head(backbone: nn.Module, features: Tensor) -> tuple[object, list[str]]:
+    """What timm would give its classifier, and the names of the layers with weights on the way."""
+    called: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in backbone.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    after = backbone.forward_head(features, pre_logits=True)
+    for hook in hooks:
+        hook.remove()
+    return after, called

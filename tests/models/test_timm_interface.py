@@ -1,0 +1,107 @@
+"""What timm's own tests ask of a model, and torch's ways to compile one, over one small model per family."""
+
+import pytest
+import timm
+import torch
+from models_support import SMALL, small
+from timm.layers import create_feature_extractor
+
+from noah.models.registry import default_cfgs
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=SMALL)
+def model(request):
+    return small(request.param).eval()
+
+
+BASELINES = ["resnet18", "mobilenetv3_small", "deit_tiny", "pvt_tiny"]
+
+
+@pytest.fixture(params=[*((name, "noah") for name in SMALL), *((name, "baseline") for name in BASELINES)], ids="-".join)
+def any_model(request):
+    return small(*request.param).eval()
+
+
+def test_features_head_and_description_fit_together(any_model, images):
+    features = any_model.forward_features(images)
+    assert features.shape[1 if features.ndim == 4 else -1] == any_model.num_features
+    if any_model.default_cfg["pool_size"]:
+        assert tuple(features.shape[2:]) == any_model.default_cfg["pool_size"]
+    assert any_model.forward_head(features, pre_logits=True).shape == (2, any_model.head_hidden_size)
+    assert torch.equal(any_model.forward_head(features), any_model(images))
+    for name in (any_model.default_cfg["first_conv"], *any_model.default_cfg["classifier"]):
+        assert f"{name}.weight" in any_model.state_dict()
+
+
+def test_every_parameter_gets_a_gradient(any_model, images):
+    """Also the key bias of NOAH, though softmax makes it zero. Batch norm by its running numbers: maps are 1x1."""
+    any_model.eval()(images).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in any_model.parameters())
+
+
+def test_other_image_channels_and_classes_are_taken():
+    for backbone in ("shufflenetv2", "mobilenetv3_small", "pvt_tiny"):
+        model = small(backbone, in_chans=1).eval()
+        assert model.default_cfg["input_size"] == (1, 32, 32)
+        assert model(torch.randn(2, 1, 32, 32)).shape == (2, 3)
+        model.reset_classifier(5)
+        assert model(torch.randn(2, 1, 32, 32)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["pvt_tiny_050", "shufflenetv2_100", "mobilenetv3_small"])
+def test_our_baselines_reset_their_classifier_as_timms_do(name):
+    size = {"img_size": 32} if name.startswith("pvt") else {}
+    model = timm.create_model(name, num_classes=5, **size).eval()
+    images = torch.randn(2, 3, 32, 32)
+    features = model.forward_features(images)
+    pooled = model.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(model(images), model.get_classifier()(pooled))
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(images), pooled)
+    model.reset_classifier(0, "")
+    assert model(images).ndim == features.ndim
+    with pytest.raises(ValueError, match="global_pool is 'max'"):
+        model.reset_classifier(0, "max")
+    model.reset_classifier(7, "avg")
+    assert model(images).shape == (2, 7)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "pvt_tiny", "gmlp_tiny"])
+def test_torch_compile_changes_nothing(backbone, images):
+    model = small(backbone).eval()
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(images), model(images))
+
+
+def test_torch_export_changes_nothing(model, images):
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_a_scripted_model_computes_the_same_for_any_batch_and_leaves_the_model_as_it_was(any_model, images):
+    any_model.train()
+    scripted = torch.jit.script(any_model).eval()
+    assert any_model.training
+    assert any_model.get_classifier().training
+    torch.testing.assert_close(scripted(images[:1]), any_model.eval()(images[:1]))
+
+
+def test_timms_fx_extracts_features_with_the_head_as_a_leaf(any_model, images):
+    graph = create_feature_extractor(any_model, {"head": "scores"})
+    torch.testing.assert_close(graph(images)["scores"], any_model(images))
+
+
+@pytest.mark.parametrize("name", ["noah_mobilenetv3_small", "noah_pvt_tiny_050", "noah_mixer_s16_050_224"])
+def test_timms_create_model_takes_no_classes_and_no_pooling(name):
+    assert name in default_cfgs
+    with torch.device("meta"):
+        pooled = timm.create_model(name, num_classes=0)
+        features = timm.create_model(name, num_classes=0, global_pool="")
+        images = torch.zeros(1, 3, 224, 224)
+        assert pooled(images).shape == (1, pooled.num_features)
+        assert features(images).shape == features.forward_features(images).shape
