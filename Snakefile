@@ -19,6 +19,11 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
+onstart:
+    # No job starts before every model of the study could be built. (Not a rule: as an ancestor of the trainings it would
+    # have to be ancient, and Snakemake overlooks what is out of date behind an ancient job that runs.)
+    shell(f"noah plan {STUDY.name} --scale {STUDY.scale} --save >&2")
+
 localrules: all, score, collect, tables, figures, track
 
 rule all:
@@ -27,5 +32,6 @@ rule all:
         run_files("metrics.json"),
         TABLES,
         FIGURES,
+        ATTENTION,
         f"{RESULTS}/tracked.json",
     default_target: True

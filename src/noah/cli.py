@@ -108,7 +108,7 @@ def plan(
     scale: Scale = "full",
     save: Annotated[bool, typer.Option(help="Also write results/STUDY/plan.csv.")] = False,
 ) -> None:
-    """Build every model of a study without training it: parameters beside the published count, MACs, positions.
+    """Build every model of a study without training it: size beside the published one, images/s, hours, warnings.
 
     Exits with 2 when a run cannot work. Example: noah plan digits
     """
@@ -184,6 +184,59 @@ def cost(
 
 
 @app.command()
+def attention(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs on one dataset.", metavar="RUN_FOLDER")],
+    images: Annotated[int, typer.Option(help="How many images of the test split, from its first.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="A .png or .svg; default: in the figures of the study.")] = None,
+    shards: ShardsRoot = Path("shards"),
+) -> None:
+    """Draw where trained models look: NOAH's maps, or the class activation maps of another head, of the best classes.
+
+    \b
+    Example: noah attention results/digits/runs/digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0 --images 8
+    """
+    from noah.evaluate.attention import draw_attention
+
+    print(draw_attention(runs, shards, images, out))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN_FOLDER")],
+    to: Annotated[str, typer.Option(help="safetensors, onnx or pt2.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Write a trained model as a file for elsewhere, and check that its class scores are the same.
+
+    \b
+    Example: noah export results/digits/runs/digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0 --to pt2 --out noah.pt2
+    """
+    from noah.evaluate.export import export as export_run
+
+    print(f"{out}: {export_run(run, to, out)}")
+
+
+@app.command("import-weights")
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="A released .pth of the official code.", metavar="CHECKPOINT")],
+    backbone: Annotated[str, typer.Option(help="A published backbone, such as mobilenetv2.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors to write.")],
+    width: Annotated[float, typer.Option(help="A published width.")] = 1.0,
+    head: Annotated[str, typer.Option(help="noah, or baseline.")] = "noah",
+    classes: Annotated[int, typer.Option(min=1, help="Classes of the checkpoint.")] = 1000,
+) -> None:
+    """Turn an official checkpoint into safetensors of our model: every tensor has to fit.
+
+    \b
+    Example: noah import-weights noah_mobilenetv2_050.pth --backbone mobilenetv2 --width 0.5 --out model.safetensors
+    """
+    from noah.evaluate.export import import_weights as import_checkpoint
+
+    import_checkpoint(checkpoint, out, backbone=backbone, head=head, width=width, num_classes=classes)
+    print(out)
+
+
+@app.command()
 def collect(study: StudyName, scale: Scale = "full") -> None:
     """Gather metrics and costs of all runs in long.parquet, and what differs between arms in fairness.json.
 
@@ -202,7 +255,7 @@ def table(
     study: StudyName,
     scale: Scale = "full",
     show: Annotated[bool, typer.Option("--show", help="Print the table that is there; write nothing.")] = False,
-    publish: Annotated[bool, typer.Option("--publish", help="Copy the tables, dated, to docs/results.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Copy tables and figure, dated, to docs/results.")] = False,
 ) -> None:
     """Write the comparison tables: Markdown, LaTeX, HTML, CSV. A missing cell shows as missing.
 

@@ -31,6 +31,9 @@ TABLES = [f"{RESULTS}/tables/comparison.{kind}" for kind in ("md", "tex", "html"
 DIFFERENCES = [f"{RESULTS}/figures/differences.{kind}" for kind in ("svg", "png")]
 CURVES = [f"{RESULTS}/figures/training_curves.{kind}" for kind in ("svg", "png")]
 FIGURES = [*DIFFERENCES, *CURVES]
+ATTENTION = sorted(
+    {f"{RESULTS}/figures/attention/{run.dataset.name}/{run.recipe_name}/{run.backbone.slug}.png" for run in STUDY.runs}
+)
 
 
 wildcard_constraints:
@@ -90,3 +93,22 @@ def run_files(name):
 def modules(pattern):
     """Source files whose edit reruns a cheap rule."""
     return sorted(path.as_posix() for path in Path("src/noah").glob(pattern))
+
+
+def shown_runs(wildcards):
+    """Folders of all arms of a backbone, at the first seed."""
+    row = (wildcards.dataset, wildcards.recipe, wildcards.backbone)
+    return [
+        f"{RESULTS}/runs/{run.key}"
+        for run in STUDY.runs
+        if run.seed == STUDY.spec.seeds[0] and (run.dataset.name, run.recipe_name, run.backbone.slug) == row
+    ]
+
+
+def shown_files(name):
+    """An input function: that file of every shown run."""
+
+    def files(wildcards):
+        return [f"{run}/{name}" for run in shown_runs(wildcards)]
+
+    return files

@@ -23,8 +23,6 @@ rule score:
 
 
 rule cost:
-    input:
-        plan=ancient(f"{RESULTS}/plan.csv"),
     output:
         f"{RESULTS}/cost/{{dataset}}-{{backbone}}.json",
     params:
@@ -44,3 +42,27 @@ rule cost:
     shell:
         "noah cost {params.study} --scale {params.scale} --dataset {wildcards.dataset} --backbone {wildcards.backbone}"
         " > {log} 2>&1"
+
+
+rule attention:
+    input:
+        shown_files("run.yaml"),
+        shown_files("provenance.json"),
+        "shards/{dataset}/test/manifest.json",
+        weights=ancient(shown_files("model.safetensors")),
+        code=modules("evaluate/attention.py") + modules("evaluate/trained.py"),
+    output:
+        report(
+            f"{RESULTS}/figures/attention/{{dataset}}/{{recipe}}/{{backbone}}.png",
+            caption="../report/attention.rst",
+            category="Figures",
+        ),
+    params:
+        runs=shown_runs,
+    log:
+        f"logs/attention/{STUDY.slug}/{{dataset}}/{{recipe}}/{{backbone}}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    shell:
+        "noah attention {params.runs} --images 8 --out {output} > {log} 2>&1"

@@ -1,30 +1,9 @@
 """One job per run. Its resume state lies in state/, which Snakemake does not know: it would delete it with a failed job."""
 
 
-rule plan:
-    output:
-        f"{RESULTS}/plan.csv",
-    params:
-        models=[(run.key, run.model_arguments) for run in STUDY.runs if run.seed == STUDY.spec.seeds[0]],
-        study=STUDY.name,
-        scale=STUDY.scale,
-    log:
-        f"logs/plan/{STUDY.slug}.log",
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=15,
-    shell:
-        "noah plan {params.study} --scale {params.scale} --save 2>&1 | tee {log} >&2"
-
-
 rule train:
     input:
         manifests,
-        # No training starts before every model of the study could be built.
-        plan=ancient(f"{RESULTS}/plan.csv"),
     output:
         [f"{RUN}/{name}" for name in RUN_FILES],
         f"{RUN}/model.safetensors",

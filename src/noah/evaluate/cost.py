@@ -124,7 +124,8 @@ def count_macs(model: nn.Module, image: Tensor) -> dict[str, int]:
     """
     model.eval()
     # Torch knows no count for the fused attention of CPUs; the plain one consists of matrix products.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    # Its counter follows gradients, and fails without them where a parameter is the input of a layer.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as body:
             features = model.forward_features(image)
         with FlopCounterMode(display=False) as head:
