@@ -1,78 +1,179 @@
-"""What a study is going to train, found out by building every model on the meta device: nothing is spent yet."""
+"""What a study is going to train and what that will take, found out by building every model on the meta device."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from noah.config import Run, Study
 from noah.data.transforms import eval_transform, train_transform
 from noah.evaluate.cost import count_macs
+from noah.evaluate.estimate import BASES, find_throughput, kept_for_backward, number_size, planned_device, step_bytes
 from noah.files import write_atomic
 from noah.models import build_model, describe
 
+SIGNATURES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "channels_per_head": (lambda value: value < 16, "fewer than 16 channels for each head of NOAH (C/N)"),
+    "images_per_class_and_head": (
+        lambda value: value < 50,
+        "fewer than 50 training images per class for each head of NOAH",
+    ),
+    "head_memory_share": (lambda value: value > 0.25, "the head keeps more than a quarter of a training step's memory"),
+}
+"""Columns of the plan, when their value is a failure signature, and what the warning says. 50 images are our rule of
+thumb, which study failure-signatures puts to the test."""
+
 
 def make_plan(study: Study) -> pd.DataFrame:
-    """One row per dataset x recipe x backbone x arm.
+    """One row per dataset x recipe x backbone x arm: the model, its cost, and what its runs (one per seed) will take.
 
     Raises:
         ValueError: A model or an augmentation that cannot be built, with the arm and backbone it belongs to.
     """
     rows, built = [], {}
     for run in study.runs:
-        key = (run.dataset.name, run.backbone.slug, run.arm)
+        if run.seed != study.spec.seeds[0]:
+            continue
+        key = repr((run.dataset.image_size, run.model_arguments))
         if key not in built:
             built[key] = _describe(study, run)
-        if run.seed == study.spec.seeds[0]:
-            rows.append({"dataset": run.dataset.name, "recipe": run.recipe_name, **built[key]})
+        _check_augmentation(study, run)
+        rows.append(_row(study, run, built[key]))
     return pd.DataFrame(rows)
 
 
 def _describe(study: Study, run: Run) -> dict:
+    size = run.dataset.image_size
     try:
-        train_transform(run.recipe, run.dataset)
-        eval_transform(run.recipe, run.dataset)
         with torch.device("meta"):
             model = build_model(**run.model_arguments).eval()
         described = describe(model)
-        size = run.dataset.image_size
-        macs = count_macs(model, torch.zeros(1, 3, size, size, device="meta"))["macs"]
     except ValueError as error:
-        raise ValueError(f"{study.path}: arm '{run.arm}' on backbone '{run.backbone.slug}': {error}") from None
+        raise _about(study, run, error) from None
+    macs = count_macs(model, torch.zeros(1, 3, size, size, device="meta"))["macs"]
+    return {**described, "macs": macs, **kept_for_backward(model, size)}
+
+
+def _check_augmentation(study: Study, run: Run) -> None:
+    try:
+        train_transform(run.recipe, run.dataset)
+        eval_transform(run.recipe, run.dataset)
+    except ValueError as error:
+        raise _about(study, run, error) from None
+
+
+def _about(study: Study, run: Run, error: ValueError) -> ValueError:
+    return ValueError(f"{study.path}: arm '{run.arm}' on backbone '{run.backbone.slug}': {error}")
+
+
+def _row(study: Study, run: Run, model: dict) -> dict:
+    speed, basis = find_throughput(study, run, model)
+    samples, seeds = run.dataset.splits["train"].samples, len(study.spec.seeds)
+    batch = run.recipe.batch
+    images = run.recipe.epochs * (samples // batch) * batch if samples else None
+    resources = study.spec.resources
+    devices = resources.gpus or resources.cpus
+    hours = devices * images / speed / 3600 if images and speed else None
     return {
+        "dataset": run.dataset.name,
+        "recipe": run.recipe_name,
         "backbone": run.backbone.slug,
         "width": run.backbone.width,
         "arm": run.arm,
         "head": run.head.name,
         "num_heads": run.head.num_heads,
         "key_ratio": run.head.key_ratio,
-        "in_features": described["in_features"],
-        "positions": described["positions"],
-        "parameters": described["parameters"],
-        "macs": macs,
+        "in_features": model["in_features"],
+        "positions": model["positions"],
+        "parameters": model["parameters"],
+        "macs": model["macs"],
+        "kept_for_backward": model["kept"],
+        "head_kept_for_backward": model["head_kept"],
+        "images_per_s": speed,
+        "basis": basis,
+        "runs": seeds,
+        "device_hours": hours * seeds if hours is not None else None,
+        **_signatures(run, model),
         "published_parameters_m": _published_parameters(study, run),
     }
 
 
+def _signatures(run: Run, model: dict) -> dict[str, float | None]:
+    """The columns of SIGNATURES; the first two matter to NOAH alone."""
+    heads = run.head.num_heads if run.head.name == "noah" else None
+    samples, recipe = run.dataset.splits["train"].samples, run.recipe
+    kept_by_head = recipe.forward_batch * number_size(recipe) * model["head_kept"]
+    return {
+        "channels_per_head": model["in_features"] / heads if heads else None,
+        "images_per_class_and_head": samples / run.dataset.num_classes / heads if heads and samples else None,
+        "head_memory_share": kept_by_head / step_bytes(recipe, model["parameters"], model["kept"]),
+    }
+
+
 def _published_parameters(study: Study, run: Run) -> float | None:
-    """In millions; None where the paper has no such row: it has 1,000 classes and unchanged architectures."""
+    """In millions; None where the paper has no such row: 1,000 classes, unchanged architectures, its own N, r or FC."""
     if study.spec.published is None or run.dataset.num_classes != 1000 or run.backbone.changes:
+        return None
+    if run.head.name not in ("noah", "gap", "token"):
         return None
     published = pd.read_csv(study.path.parents[1] / "published" / f"{study.spec.published}.csv")
     row = published[(published.backbone == run.backbone.name) & (published.width == run.backbone.width)]
+    if run.head.name == "noah":
+        row = row[(row.num_heads == run.head.num_heads) & (row.key_ratio == run.head.key_ratio)]
     column = "params_m_noah" if run.head.name == "noah" else "params_m_baseline"
     return float(row[column].iloc[0]) if len(row) else None
 
 
 def show_plan(study: Study, plan: pd.DataFrame) -> None:
-    table = Table(title=f"{study.spec.title}: {len(study.runs)} runs, seeds {', '.join(map(str, study.spec.seeds))}")
-    for column in plan.columns:
-        table.add_column(column)
-    for row in plan.itertuples(index=False):
-        table.add_row(*("" if value is None or value != value else f"{value}" for value in row))
-    Console(width=200, soft_wrap=True).print(table)
+    """Print a table of 120 columns per dataset and recipe, then warnings, the total, and what the estimates rest on."""
+    console, unit = Console(width=120, highlight=False), planned_device(study).unit
+    console.print(f"{study.spec.title}: {len(study.runs)} runs, seeds {', '.join(map(str, study.spec.seeds))}")
+    columns = ("backbone", "arm", "N", "r", "C", "L", "params M", "paper M", "MACs M", "images/s", "runs", unit)
+    for (dataset, recipe), rows in plan.groupby(["dataset", "recipe"], sort=False):
+        table = Table(
+            *columns, title=f"{dataset}, recipe {recipe}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
+        )
+        for column in table.columns[2:]:
+            column.justify = "right"
+        above = None
+        for row in rows.itertuples(index=False):
+            table.add_row("" if row.backbone == above else row.backbone, *_cells(row))
+            above = row.backbone
+        console.print(table)
+    for column, (is_bad, text) in SIGNATURES.items():
+        for (dataset, recipe), rows in plan.groupby(["dataset", "recipe"], sort=False):
+            bad = rows[[is_bad(value) for value in rows[column].astype(float)]]
+            found = ", ".join(f"{row.backbone}/{row.arm} {getattr(row, column):.2g}" for row in bad.itertuples())
+            if found:
+                console.print(f"warning: {text}: {dataset}/{recipe}: {found}")
+    unknown = int(plan.device_hours.isna().sum())
+    missing = f", without {unknown} rows whose number of images is not known" if unknown else ""
+    console.print(f"Total: {len(study.runs)} runs, {plan.device_hours.sum():,.2f} {unit}{missing}")
+    for basis in plan.basis.unique():
+        console.print(f"images/s marked {basis[0]} ({basis}): {BASES[basis].format(device=planned_device(study).name)}")
+
+
+def _cells(row) -> tuple[str, ...]:
+    def number(value, form: str) -> str:
+        return "" if pd.isna(value) else format(value, form)
+
+    return (
+        row.arm,
+        number(row.num_heads, ".0f"),
+        number(row.key_ratio, "g"),
+        str(row.in_features),
+        str(row.positions),
+        f"{row.parameters / 1e6:.2f}",
+        number(row.published_parameters_m, ".2f"),
+        f"{row.macs / 1e6:,.1f}",
+        f"{row.images_per_s:,.0f} {row.basis[0]}",
+        str(row.runs),
+        number(row.device_hours, ",.2f" if row.device_hours >= 1 else ".3f"),
+    )
 
 
 def save_plan(study: Study, plan: pd.DataFrame) -> Path:

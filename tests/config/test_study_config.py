@@ -207,7 +207,7 @@ def test_published_backbones_divide_at_every_width():
 
 
 def test_heads_and_inits_are_those_of_the_library():
-    from noah.config.run import INITS
+    from noah.config.head import INITS
     from noah.heads import HEADS, baselines, noah
 
     assert list(INITS) == list(HEADS)

@@ -58,6 +58,35 @@ def test_augmentation_is_pure_in_seed_epoch_and_key(shards, run):
         assert sum(not torch.equal(images[i], by_sample(first)[i]) for i in common) > len(common) / 2
 
 
+def test_repeats_gives_each_image_that_many_copies_augmented_apart_in_an_epoch_of_the_same_length(shards, run):
+    tripled = with_recipe(run, repeats=3)
+    batches = list(train_loader(shards, tripled, 2))
+    seen = torch.cat([indices for *_, indices in batches]).tolist()
+    assert len(seen) == 56
+    assert seen == np.repeat(epoch_order(shards.shard_of, run.seed, 2), 3)[:56].tolist()
+    copies = torch.cat([images for images, *_ in batches])[:54].unflatten(0, (18, 3))
+    assert sum(not torch.equal(copy[0], copy[1]) and not torch.equal(copy[1], copy[2]) for copy in copies) > 15
+    labels = torch.cat([labels for _, labels, _ in batches]).tolist()
+    assert labels == shards.labels[seen].tolist()
+
+
+def test_the_first_copy_is_the_image_as_it_is_without_repeats(shards, run):
+    alone = by_sample(train_loader(shards, run, 0))
+    tripled = list(train_loader(shards, with_recipe(run, repeats=3), 0))
+    images, indices = (torch.cat([batch[part] for batch in tripled])[::3] for part in (0, 2))
+    assert all(torch.equal(image, alone[int(i)]) for image, i in zip(images, indices, strict=True))
+
+
+def test_repeats_are_the_same_with_workers_ranks_and_after_a_resume(shards, run):
+    tripled = with_recipe(run, repeats=3, micro_batch=2, accumulate=4)
+    alone = list(train_loader(shards, tripled, 1))
+    assert same(alone, train_loader(shards, tripled, 1, workers=2))
+    assert same(alone[8:], train_loader(shards, tripled, 1, start_step=2))
+    pair = with_recipe(run, repeats=3, micro_batch=2, accumulate=2)
+    ranks = [list(train_loader(shards, pair, 1, rank=rank, world_size=2)) for rank in range(2)]
+    assert same(alone, [batch for passes in zip(*ranks, strict=True) for batch in passes])
+
+
 def test_the_number_of_workers_changes_nothing(shards, run):
     assert same(train_loader(shards, run, 0), train_loader(shards, run, 0, workers=2))
 

@@ -63,6 +63,42 @@ def test_flip_and_colour_jitter_happen_only_where_asked(recipe, tiny, gradient):
     assert len(variants(color_jitter=0.4)) > 20
 
 
+def test_interpolation_is_the_recipes_and_random_draws_one_of_two_for_each_image(recipe, tiny, gradient):
+    def images(mode, make=train_transform):
+        chosen = recipe.model_copy(update={"interpolation": mode, "crop": "none", "flip": False, "color_jitter": 0.0})
+        return {make(chosen, tiny)(gradient).numpy().tobytes() for _ in range(30)}
+
+    bilinear, bicubic = images("bilinear"), images("bicubic")
+    assert len(bilinear) == len(bicubic) == 1
+    assert bilinear != bicubic
+    assert images("random") == bilinear | bicubic
+    assert images("random", eval_transform) == images("bicubic", eval_transform)
+    assert images("bilinear", eval_transform) != images("bicubic", eval_transform)
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
+def test_training_images_grow_with_the_epochs_and_evaluation_does_not(recipe, tiny, gradient, crop):
+    growing = recipe.model_copy(update={"crop": crop, "first_size": 8, "epochs": 4})
+    sides = [train_transform(growing, tiny, epoch)(gradient).shape[-1] for epoch in (0, 4)]
+    assert sides == [8, 16]
+    assert train_transform(growing, tiny)(gradient).shape == (3, 16, 16)
+    assert eval_transform(growing, tiny)(gradient).shape == (3, 16, 16)
+
+
+def test_rand_augment_resamples_as_the_recipe_says(recipe, tiny, gradient):
+    def transform(mode):
+        fields = {"interpolation": mode, "rand_augment": "rand-m9", "crop": "none", "flip": False}
+        return train_transform(recipe.model_copy(update=fields), tiny)
+
+    def resampling(mode):
+        (augment,) = [step for step in transform(mode).transforms if hasattr(step, "ops")]
+        return {operation.kwargs.get("resample") for operation in augment.ops}
+
+    assert resampling("bicubic") == {Image.Resampling.BICUBIC}
+    assert resampling("bilinear") == {Image.Resampling.BILINEAR}
+    assert resampling("random") == {(Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)}
+
+
 def test_rand_augment_survives_every_magnitude(recipe, tiny, gradient):
     for config in ("rand-m9-mstd0.5-inc1", "rand-m0-n4-p1", "rand-m10-n4-p1-inc1"):
         transform = train_transform(recipe.model_copy(update={"rand_augment": config}), tiny)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 RUN = "results/tiny/runs/tiny/tiny/gmlp_tiny-d1-p8-w0.5/noah/s0"
 
@@ -47,7 +48,7 @@ def test_the_default_study_plans_every_run_once(clone):
     assert planned["train"] == planned["score"] == 21
     assert planned["cost"] == 3
     assert planned["manifest"] == planned["index"] == 3
-    assert planned["tables"] == planned["figures"] == planned["track"] == planned["plan"] == 1
+    assert planned["tables"] == planned["figures"] == planned["track"] == 1
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,7 @@ def test_one_command_makes_tables_figures_and_tracked_runs(finished):
         assert (folder / f"tables/comparison.{kind}").stat().st_size > 100
     for name in ("differences", "training_curves"):
         assert (folder / f"figures/{name}.svg").read_text().startswith("<?xml")
+    assert (folder / "figures/attention/tiny/other/gmlp_tiny-d1-p8-w0.5.png").read_bytes().startswith(b"\x89PNG")
     assert "missing" not in (folder / "tables/comparison.md").read_text()
     tracked = json.loads((folder / "tracked.json").read_text())
     assert (tracked["status"], len(tracked["runs"])) == ("ok", 4)
@@ -98,7 +100,7 @@ def test_an_edit_of_one_recipe_reruns_its_runs_only(edited):
     edited.edit_yaml("config/recipes/other.yaml", lr=0.002)
     planned = edited.planned()
     downstream = {"collect", "tables", "figures", "track", "all"}
-    assert planned == {"train": 2, "score": 2, **dict.fromkeys(downstream, 1)}
+    assert planned == {"train": 2, "score": 2, "attention": 1, **dict.fromkeys(downstream, 1)}
 
 
 def test_an_edit_of_the_report_reruns_tables_and_figures_only(edited):
@@ -137,7 +139,25 @@ def test_adding_a_seed_trains_only_the_new_runs(edited):
     edited.edit_yaml("config/studies/tiny.yaml", seeds=[0, 1])
     planned = edited.planned()
     assert (planned["train"], planned["score"]) == (4, 4)
-    assert "plan" not in planned
+    assert "cost" not in planned
+
+
+def test_an_edit_of_one_arm_trains_and_measures_it_in_one_call(edited):
+    study = yaml.safe_load((edited.folder / "config/studies/tiny.yaml").read_text())
+    study["arms"]["noah"]["num_heads"] = 2
+    edited.edit_yaml("config/studies/tiny.yaml", arms=study["arms"])
+    planned = edited.planned()
+    assert (planned["train"], planned["score"], planned["cost"]) == (2, 2, 1)
+
+
+def test_a_model_that_cannot_be_built_stops_everything_before_the_first_job(edited):
+    study = yaml.safe_load((edited.folder / "config/studies/tiny.yaml").read_text())
+    study["arms"]["noah"]["num_heads"] = 7
+    edited.edit_yaml("config/studies/tiny.yaml", arms=study["arms"], backbones=[{"name": "resnet10t"}])
+    done = edited.run("snakemake", "--cores", "2", check=False)
+    assert done.returncode != 0
+    assert "error: config/studies/tiny.yaml: arm 'noah' on backbone 'resnet10t-w1': 512 channels" in done.stderr
+    assert not (edited.folder / "results/tiny/runs/tiny/tiny/resnet10t-w1").exists()
 
 
 def test_an_edited_recipe_really_trains_its_runs_and_leaves_the_others(edited):

@@ -52,6 +52,7 @@ class Dataset(Strict):
     files: dict[str, Sha256] = {}
     """Raw files below `root` and their sha256."""
     classes: tuple[str, ...] = Field(min_length=2)
+    """Names; a number stands for that many classes, named by theirs from 0."""
     image_size: int = Field(ge=1)
     """Side of what the network sees, in pixels."""
     mean: tuple[float, float, float]
@@ -63,6 +64,11 @@ class Dataset(Strict):
     shards_per_job: int = Field(8, ge=1)
     scenes: Scenes | None = None
     """For source `digits_scenes`."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _named(cls, classes):
+        return tuple(map(str, range(classes))) if type(classes) is int else classes
 
     @field_validator("splits")
     @classmethod

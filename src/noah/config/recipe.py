@@ -7,6 +7,14 @@ from pydantic import Field, model_validator
 
 from noah.config.files import Strict, parse, read_yaml
 
+GROWN = 7 / 8
+"""With `first_size`: the share of the epochs after which training images have their full size."""
+
+
+def _later(default, **limits):
+    """A field that came after runs had been trained: a run.yaml leaves its default out, so that old hashes hold."""
+    return Field(default, exclude_if=lambda value: value == default, **limits)
+
 
 class Recipe(Strict):
     epochs: int = Field(ge=1)
@@ -43,6 +51,14 @@ class Recipe(Strict):
     crop: Literal["random_resized", "pad", "none"] = "random_resized"
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic", "random"] = _later("bicubic")
+    """Of every resampling; `random` draws one of the two for each training image and evaluates with bicubic."""
+    first_size: int | None = Field(None, ge=8)
+    """CNNs only: side of the training images in the first epoch, in pixels. It grows in a straight line, in multiples
+    of 8, to the dataset's `image_size`, which it has from 7/8 of the epochs on. Evaluation always sees `image_size`."""
+    repeats: int = _later(1, ge=1)
+    """Repeated augmentation (arXiv 1902.05509): copies of each image in an epoch, each augmented in its own way. The
+    epoch stays as long as without, so it sees this many times fewer images."""
     pad_px: int = Field(2, ge=0)
     """Crop `pad`: zero border from which a random window is cut."""
     flip: bool = True
@@ -96,6 +112,13 @@ class Recipe(Strict):
     @property
     def passes_per_step_size(self) -> int:
         return self.forward_batch * self.accumulate
+
+    def train_size(self, epoch: int, image_size: int) -> int:
+        """Side of the training images in an epoch (0-based), in pixels; see `first_size`."""
+        if self.first_size is None or epoch >= GROWN * self.epochs:
+            return image_size
+        grown = self.first_size + (image_size - self.first_size) * epoch / (GROWN * self.epochs)
+        return int(grown) // 8 * 8
 
     def check_world_size(self, world_size: int) -> None:
         """ValueError unless batch = micro_batch x accumulate x world size."""

@@ -1,8 +1,12 @@
 """From shards to batches, the same ones whatever the number of workers and processes.
 
-Order is a pure function of (seed, epoch, shards), augmentation of (seed, epoch, key). An epoch's order is cut into
-optimizer batches of `batch` images and those into forward batches; of each optimizer batch, process r of W takes the
-forward batches r, r + W, r + 2W, …, one per accumulation pass.
+Order is a pure function of (seed, epoch, shards), augmentation of (seed, epoch, key, copy). An epoch's order is cut
+into optimizer batches of `batch` images and those into forward batches; of each optimizer batch, process r of W takes
+the forward batches r, r + W, r + 2W, …, one per accumulation pass.
+
+With repeated augmentation (`recipe.repeats` = R > 1) each image of the order is followed by its R - 1 further copies,
+and the epoch ends after as many images as without: it sees the first S / R of S images. The copies are neighbours, so
+they share an optimizer batch as in the official code, which deals them to different processes.
 """
 
 import random
@@ -45,10 +49,12 @@ def train_loader(
         )
     assert 0 <= start_step <= steps
     assert 0 <= rank < world_size
-    order = epoch_order(shards.shard_of, run.seed, epoch)[: steps * recipe.batch]
+    order = epoch_order(shards.shard_of, run.seed, epoch)
+    order = (order[:, None] * recipe.repeats + np.arange(recipe.repeats)).ravel()[: steps * recipe.batch]
     passes = order.reshape(steps, -1, recipe.forward_batch)[start_step:, rank::world_size]
     batches = list(passes.reshape(-1, recipe.forward_batch))
-    return _loader(_Batches(shards, batches, train_transform(recipe, run.dataset), (run.seed, epoch)), workers)
+    transform = train_transform(recipe, run.dataset, epoch)
+    return _loader(_Batches(shards, batches, transform, (run.seed, epoch), recipe.repeats), workers)
 
 
 def eval_loader(
@@ -77,21 +83,30 @@ def eval_loader(
 class _Batches(TorchDataset):
     """Item i is a whole batch, so that workers send few large messages and generators are set back once per batch."""
 
-    def __init__(self, shards: Shards, batches: list[np.ndarray], transform: Transform, stream: tuple[int, int] | None):
-        self.shards, self.batches, self.transform, self.stream = shards, batches, transform, stream
+    def __init__(
+        self,
+        shards: Shards,
+        batches: list[np.ndarray],
+        transform: Transform,
+        stream: tuple[int, int] | None,
+        repeats: int = 1,
+    ):
+        """`batches` hold sample * repeats + copy; `stream` is (seed, epoch) where augmentation draws."""
+        self.shards, self.batches, self.transform = shards, batches, transform
+        self.stream, self.repeats = stream, repeats
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        chosen = self.batches[number]
+        chosen, copies = np.divmod(self.batches[number], self.repeats)
         with _generators_kept():
-            images = torch.stack([self._image(i) for i in chosen])
+            images = torch.stack([self._image(i, int(copy)) for i, copy in zip(chosen, copies, strict=True)])
         return images, torch.from_numpy(self.shards.labels[chosen]), torch.from_numpy(chosen)
 
-    def _image(self, i: int) -> torch.Tensor:
+    def _image(self, i: int, copy: int) -> torch.Tensor:
         if self.stream is not None:
-            _seed_generators(*self.stream, int(self.shards.keys[i]))
+            _seed_generators(*self.stream, int(self.shards.keys[i]), copy)
         return self.transform(decode(self.shards.read(i), self.shards.where(i)))
 
 
@@ -102,8 +117,10 @@ def _loader(batches: _Batches, workers: int) -> DataLoader:
     return DataLoader(batches, batch_size=None, num_workers=workers, generator=generator, pin_memory=pinned)
 
 
-def _seed_generators(seed: int, epoch: int, key: int) -> None:
-    words = np.random.SeedSequence([AUGMENTATION, seed, epoch, key]).generate_state(4)
+def _seed_generators(seed: int, epoch: int, key: int, copy: int) -> None:
+    # The first copy draws as an image without repeats does.
+    further = (copy,) if copy else ()
+    words = np.random.SeedSequence([AUGMENTATION, seed, epoch, key, *further]).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])
     # Not torch.manual_seed, which would reset the accelerators' generators as well.

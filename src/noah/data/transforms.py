@@ -12,27 +12,36 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from noah.config import Dataset, Recipe
 
-BICUBIC = InterpolationMode.BICUBIC
+INTERPOLATIONS = {
+    "bilinear": (InterpolationMode.BILINEAR,),
+    "bicubic": (InterpolationMode.BICUBIC,),
+    "random": (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC),
+}
+"""A recipe's `interpolation` to what training draws from; evaluation takes the last."""
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
-def train_transform(recipe: Recipe, dataset: Dataset) -> Transform:
+def train_transform(recipe: Recipe, dataset: Dataset, epoch: int | None = None) -> Transform:
     """Crop, flip, RandAugment, colour jitter, each where the recipe asks for it.
 
+    Args:
+        epoch: 0-based; matters to recipes with a `first_size`. Default: after the last one.
+
     Returns:
-        A function from a PIL RGB image to uint8 (3, S, S), S being `dataset.image_size`.
+        A function from a PIL RGB image to uint8 (3, S, S), S being `recipe.train_size`.
     """
-    size = dataset.image_size
+    size = recipe.train_size(recipe.epochs if epoch is None else epoch, dataset.image_size)
     crops = {
-        "random_resized": lambda: [v2.RandomResizedCrop(size, recipe.crop_scale, recipe.crop_ratio, BICUBIC)],
-        "pad": lambda: [*_fit(size, size), v2.RandomCrop(size, padding=recipe.pad_px)],
-        "none": lambda: _fit(size, size),
+        "random_resized": lambda mode: [v2.RandomResizedCrop(size, recipe.crop_scale, recipe.crop_ratio, mode)],
+        "pad": lambda mode: [*_fit(size, size, mode), v2.RandomCrop(size, padding=recipe.pad_px)],
+        "none": lambda mode: _fit(size, size, mode),
     }
-    steps = crops[recipe.crop]()
+    choices = [crops[recipe.crop](mode) for mode in INTERPOLATIONS[recipe.interpolation]]
+    steps = choices[0] if len(choices) == 1 else [v2.RandomChoice([v2.Compose(steps) for steps in choices])]
     if recipe.flip:
         steps.append(v2.RandomHorizontalFlip())
     if recipe.rand_augment:
-        steps.append(_rand_augment(recipe.rand_augment, dataset))
+        steps.append(_rand_augment(recipe, dataset, size))
     if recipe.color_jitter:
         steps.append(v2.ColorJitter(*[recipe.color_jitter] * 3))
     return v2.Compose([*steps, v2.PILToTensor()])
@@ -44,7 +53,8 @@ def eval_transform(recipe: Recipe, dataset: Dataset) -> Transform:
     Returns:
         A function from a PIL RGB image to uint8 (3, S, S); an image that fits already is not resampled.
     """
-    return v2.Compose([*_fit(round(dataset.image_size / recipe.eval_crop), dataset.image_size), v2.PILToTensor()])
+    size, mode = dataset.image_size, INTERPOLATIONS[recipe.interpolation][-1]
+    return v2.Compose([*_fit(round(size / recipe.eval_crop), size, mode), v2.PILToTensor()])
 
 
 def normalize(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
@@ -53,18 +63,23 @@ def normalize(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     return images.float().div_(255).sub_(mean).div_(std)
 
 
-def _fit(short_side: int, size: int) -> list:
-    return [v2.Resize(short_side, BICUBIC), v2.CenterCrop(size)]
+def _fit(short_side: int, size: int, mode: InterpolationMode) -> list:
+    return [v2.Resize(short_side, mode), v2.CenterCrop(size)]
 
 
-def _rand_augment(config: str, dataset: Dataset):
+def _rand_augment(recipe: Recipe, dataset: Dataset, size: int):
     from timm.data.auto_augment import rand_augment_transform  # timm takes seconds to import, and few recipes need it
 
     fill = tuple(min(255, round(255 * value)) for value in dataset.mean)
+    options = {"translate_const": int(size * 0.45), "img_mean": fill}
+    if recipe.interpolation != "random":  # timm's own choice, where it is told none
+        options["interpolation"] = Image.Resampling[recipe.interpolation.upper()]
     try:
-        augment = rand_augment_transform(config, {"translate_const": int(dataset.image_size * 0.45), "img_mean": fill})
+        augment = rand_augment_transform(recipe.rand_augment, options)
     except (AssertionError, ValueError) as error:
-        raise ValueError(f"rand_augment is '{config}', expected timm's form such as rand-m9-mstd0.5: {error}") from None
+        raise ValueError(
+            f"rand_augment is '{recipe.rand_augment}', expected timm's form such as rand-m9-mstd0.5: {error}"
+        ) from None
     for operation in augment.ops:
         if operation.name.startswith("Posterize"):
             operation.aug_fn = _posterize

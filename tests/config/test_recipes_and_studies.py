@@ -1,0 +1,111 @@
+"""The recipes of the paper say what was published, and every study can be expanded at both scales without data."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tests_support import REPOSITORY
+
+from noah.config import Recipe, load_dataset, load_recipe, load_study
+
+CONFIG = REPOSITORY / "config"
+STUDIES = sorted(path.stem for path in (CONFIG / "studies").glob("*.yaml"))
+RECIPE_OF = {
+    "resnet18": "resnet",
+    "resnet50": "resnet",
+    "resnet101": "resnet",
+    "resnet152": "resnet",
+    "mobilenetv2": "mobilenetv2",
+    "mobilenetv3_small": "mobilenetv3",
+    "shufflenetv2": "shufflenetv2",
+    "deit_base": "deit",
+    "deit_small": "deit",
+    "deit_tiny": "deit",
+    "pvt_tiny": "pvt",
+    "mixer_base": "mlp",
+    "mixer_small": "mlp",
+    "gmlp_small": "mlp",
+    "gmlp_tiny": "mlp",
+}
+
+
+def header(folder: str, name: str) -> str:
+    lines = (CONFIG / folder / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    first = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return " ".join(line.removeprefix("#").strip() for line in lines[:first])
+
+
+def test_every_published_row_has_its_epochs_and_accuracies_in_its_recipe():
+    with open(CONFIG / "published/imagenet.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["backbone"] for row in rows} == set(RECIPE_OF)
+    for row in rows:
+        name = RECIPE_OF[row["backbone"]]
+        assert load_recipe(name, CONFIG).epochs == int(row["epochs"])
+        assert f"{float(row['top1_baseline']):.2f} / {float(row['top1_noah']):.2f}" in header("recipes", name)
+        assert "published" in header("recipes", name)
+
+
+def test_a_published_recipe_gives_one_process_the_batches_of_the_eight_official_ones():
+    for name in set(RECIPE_OF.values()):
+        recipe = load_recipe(name, CONFIG)
+        recipe.check_world_size(1)
+        assert recipe.forward_batch * 8 == recipe.batch
+        load_recipe(name, CONFIG, {"accumulate": 1}).check_world_size(8)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG / "recipes").glob("*.yaml")))
+def test_a_recipe_says_where_it_comes_from_and_what_to_expect(name):
+    assert re.search(r"Source: .*Expected", header("recipes", name))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_asks_a_question_and_says_how_to_run_it(name):
+    assert "?" in header("studies", name)
+    assert "Run: make tables" in header("studies", name)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_expands_at_both_scales_without_data_and_small_is_smaller(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    full, small = (load_study(name, scale, CONFIG) for scale in ("full", "small"))
+    work = [sum(r.recipe.epochs * r.dataset.splits["train"].samples for r in study.runs) for study in (full, small)]
+    assert work[1] < work[0] / 2
+    for study in (full, small):
+        present = {(run.dataset.name, run.backbone.slug, run.arm) for run in study.runs}
+        for one, other in study.spec.compare:
+            assert any((d, b, one) in present and (d, b, other) in present for d, b, _ in present)
+
+
+def test_an_arm_that_changes_the_number_of_parameters_has_a_control_of_its_size():
+    for name in ("ablations", "first-experiments"):
+        arms = yaml.safe_load((CONFIG / f"studies/{name}.yaml").read_text(encoding="utf-8"))["arms"]
+        sized = ("split_groups", "split_key_value", "kernel_size")
+        for arm, fields in arms.items():
+            size = {key: value for key, value in fields.items() if key in sized or value == "concat+linear"}
+            if size and fields["head"] == "noah":
+                control = arms[f"{arm}-size"]
+                assert control["head"] == "gap_hidden"
+                assert size.items() <= control.items()
+
+
+def test_a_number_of_classes_stands_for_their_names(project):
+    dataset = load_dataset("digits-224", CONFIG)
+    assert (dataset.num_classes, dataset.classes[0], dataset.classes[999]) == (1000, "0", "999")
+    path = Path("config/datasets/tiny.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "classes": 1}))
+    with pytest.raises(ValueError, match=r"datasets/tiny.yaml: classes: .*at least 2"):
+        load_dataset("tiny")
+
+
+def test_a_field_that_came_later_leaves_the_hash_of_older_runs_alone():
+    digits = {run.key: run.hash for run in load_study("digits", config_dir=CONFIG).runs}
+    # Of the commit before `interpolation`, `repeats` and `first_size` were added. It changes with what the run trains.
+    key = "digits/digits-cnn/mobilenetv2-s1-os8-w0.35/noah/s0"
+    assert digits[key] == "57c51b36edfb9cef575ffa68caeb23fa7490f93f07ace0d0c102ac4e5c23940c"
+    plain = Recipe(epochs=1, batch=2, lr=0.1)
+    assert not {"interpolation", "repeats", "first_size"} & plain.model_dump(exclude_none=True).keys()
+    changed = plain.model_copy(update={"interpolation": "bilinear", "repeats": 3, "first_size": 16})
+    assert {"interpolation", "repeats", "first_size"} <= changed.model_dump(exclude_none=True).keys()

@@ -1,0 +1,105 @@
+"""The plan says what a study will train and take, and warns of what is known to fail."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from noah.config import load_study
+from noah.plan import make_plan, show_plan
+
+
+@pytest.fixture
+def planned(project, capsys):
+    """planned(study key=…): the plan of the tiny study with some keys replaced, and what is printed."""
+
+    def plan(**changes):
+        path = Path("config/studies/tiny.yaml")
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+        study = load_study("tiny")
+        table = make_plan(study)
+        show_plan(study, table)
+        return table, capsys.readouterr().out
+
+    return plan
+
+
+def many_heads(num_heads: int) -> dict:
+    return {"gap": {"head": "gap"}, "noah": {"head": "noah", "num_heads": num_heads, "key_ratio": 0.5}}
+
+
+def test_hours_are_images_over_images_per_second_for_all_seeds_and_add_up(planned):
+    table, text = planned()
+    assert len(table) == 2
+    for row in table.itertuples():
+        # 48 images are three batches of 16, twice, for two seeds.
+        assert row.device_hours == pytest.approx(2 * 2 * 48 / row.images_per_s / 3600)
+    assert f"Total: 4 runs, {table.device_hours.sum():.2f} core-hours" in text
+
+
+def test_gpus_in_the_resources_make_it_gpu_hours_of_all_gpus_together(planned):
+    one, text = planned(resources={"gpus": 1})
+    assert "GPU-hours" in text
+    assert "one H100" in text
+    eight, _ = planned(resources={"gpus": 8})
+    assert eight.images_per_s.tolist() == pytest.approx((8 * one.images_per_s).tolist())
+    assert eight.device_hours.tolist() == pytest.approx(one.device_hours.tolist())
+
+
+def test_lines_fit_into_120_columns_and_name_what_the_estimate_rests_on(planned):
+    _, text = planned(backbones=[{"name": "mobilenetv2", "width": 0.35, "stem_stride": 1, "output_stride": 8}])
+    assert max(map(len, text.splitlines())) <= 120
+    assert "mobilenetv2-s1-os8-w0.35" in text
+    assert "e (estimated): +-40%" in text
+
+
+def test_too_few_channels_for_each_head_are_a_warning(planned):
+    _, text = planned(arms=many_heads(8), compare=[])
+    assert "warning: fewer than 16 channels for each head of NOAH (C/N): tiny/tiny: gmlp_tiny-d1-p8-w0.5/noah 8" in text
+    _, text = planned(arms=many_heads(4), compare=[])
+    assert "fewer than 16 channels" not in text
+
+
+def test_few_images_per_class_for_many_heads_are_a_warning(planned):
+    _, text = planned(arms=many_heads(2), compare=[])
+    assert "fewer than 50 training images per class for each head of NOAH: tiny/tiny" in text
+    path = Path("config/datasets/tiny.yaml")
+    dataset = yaml.safe_load(path.read_text())
+    dataset["splits"]["train"]["samples"] = 1000
+    path.write_text(yaml.safe_dump(dataset))
+    _, text = planned()
+    assert "fewer than 50" not in text
+
+
+def test_a_head_that_keeps_much_of_the_memory_is_a_warning(planned):
+    path = Path("config/datasets/tiny.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "classes": 1000}))
+    table, text = planned()
+    assert (
+        "the head keeps more than a quarter of a training step's memory: tiny/tiny: gmlp_tiny-d1-p8-w0.5/noah" in text
+    )
+    shares = dict(zip(table.arm, table.head_memory_share, strict=True))
+    assert shares["baseline"] < 0.25 < shares["noah"]
+
+
+def test_the_published_count_stands_beside_the_papers_own_heads_only(planned):
+    path = Path("config/datasets/tiny.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "classes": 1000}))
+    arms = {"gap": {"head": "gap"}, "csra": {"head": "csra"}, "noah": {"head": "noah"}}
+    arms["n4"] = {"head": "noah", "num_heads": 4}
+    table, _ = planned(backbones=[{"name": "mobilenetv2", "width": 0.35}], arms=arms, compare=[])
+    published = dict(zip(table.arm, table.published_parameters_m, strict=True))
+    assert (published["gap"], published["noah"]) == (1.68, 1.69)
+    assert table.published_parameters_m.isna().sum() == 2
+
+
+def test_two_recipes_of_one_model_are_two_rows(planned):
+    Path("config/recipes/other.yaml").write_text(Path("config/recipes/tiny.yaml").read_text())
+    table, text = planned(recipes=["tiny", "other"])
+    assert len(table) == 4
+    assert "tiny, recipe other" in text
+
+
+def test_an_augmentation_that_cannot_be_built_is_refused_with_its_arm(planned):
+    with pytest.raises(ValueError, match=r"tiny.yaml: arm 'baseline' on backbone .*rand_augment is 'nonsense'"):
+        planned(recipe={"rand_augment": "nonsense"})
