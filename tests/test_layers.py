@@ -18,7 +18,7 @@ ALLOWED = {
     "evaluate": {"models", "data", "config", "files", "machine"},
     "report": {"config", "files", "backbones"},
     "tracking": {"config", "files"},
-    "plan": {"evaluate", "models", "data", "config", "files"},
+    "plan": {"backbones", "evaluate", "models", "data", "config", "files"},
     "cli": {"signals", "config", "data", "engine", "evaluate", "plan", "report", "tracking"},
 }
 

@@ -37,13 +37,40 @@ def test_hours_are_images_over_images_per_second_for_all_seeds_and_add_up(planne
     assert f"Total: 4 runs, {table.device_hours.sum():.2f} core-hours" in text
 
 
-def test_gpus_in_the_resources_make_it_gpu_hours_of_all_gpus_together(planned):
+def test_reserved_gpus_all_count_though_a_run_is_one_process(planned):
     one, text = planned(resources={"gpus": 1})
     assert "GPU-hours" in text
     assert "one H100" in text
     eight, _ = planned(resources={"gpus": 8})
-    assert eight.images_per_s.tolist() == pytest.approx((8 * one.images_per_s).tolist())
-    assert eight.device_hours.tolist() == pytest.approx(one.device_hours.tolist())
+    assert eight.images_per_s.tolist() == pytest.approx(one.images_per_s.tolist())
+    assert eight.device_hours.tolist() == pytest.approx((8 * one.device_hours).tolist())
+
+
+def test_a_run_that_cannot_take_one_step_is_refused(planned):
+    with pytest.raises(ValueError, match=r"tiny\.yaml: arm 'baseline' .*: batch is 64, expected at most the 48 images"):
+        planned(recipe={"batch": 64})
+
+
+def test_a_batch_for_several_processes_is_refused_because_the_pipeline_starts_one(planned):
+    with pytest.raises(ValueError, match="batch is 16, expected micro_batch x accumulate x world size = 8 x 1 x 1 = 8"):
+        planned(recipe={"micro_batch": 8})
+
+
+def test_growing_images_on_a_backbone_of_one_size_are_refused(planned):
+    with pytest.raises(ValueError, match="img_size is 16, which it does not take"):
+        planned(backbones=[{"name": "vit_tiny_patch16_224"}], recipe={"first_size": 16})
+
+
+def test_published_parameters_stand_beside_the_papers_own_heads_only(planned):
+    path = Path("config/datasets/tiny.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "classes": 1000}))
+    arms = {"noah": {"head": "noah"}, "no-split": {"head": "noah", "split_groups": False}, "gap": {"head": "gap"}}
+    table, _ = planned(backbones=[{"name": "mobilenetv2", "width": 0.35}], arms=arms, compare=[])
+    assert dict(zip(table.arm, table.published_parameters_m.fillna(0), strict=True)) == {
+        "noah": 1.69,
+        "no-split": 0,
+        "gap": 1.68,
+    }
 
 
 def test_lines_fit_into_120_columns_and_name_what_the_estimate_rests_on(planned):

@@ -17,7 +17,7 @@ BASELINE_HEAD: dict[Family, str] = {"cnn": "gap", "vit": "token", "mlp": "gap"}
 
 BASELINE_INIT: dict[Family, str] = {"cnn": "default", "vit": "trunc_normal", "mlp": "zero"}
 NOAH_INIT: dict[Family, str] = {"cnn": "official", "vit": "official", "mlp": "official_mlp"}
-"""How the official code initialises each head."""
+"""NOAH's are the official code's; where baselines differ from it stands in docs/models.md."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def split_channels(
         (key channels, value channels).
 
     Raises:
-        ValueError: r outside (0, 1), or a part that N does not divide; the message names the nearest r and N that fit.
+        ValueError: r outside (0, 1), or a part that N does not divide; the message names the N that fit.
     """
     if num_heads < 1:
         raise ValueError(f"num_heads is {num_heads}, expected at least 1")
@@ -130,8 +130,12 @@ def split_channels(
         raise ValueError(f"key_ratio is {key_ratio}, expected between 0 and 1, both excluded")
     keys = int(key_ratio * in_features)
     values = in_features - keys
-    if keys == 0 or keys % groups or values % groups:
-        fitting = [n for n in range(1, in_features + 1) if keys and keys % n == 0 and values % n == 0]
+    if keys == 0:
+        raise ValueError(
+            f"key_ratio is {key_ratio}, expected at least {1 / in_features:g}: 1 of {in_features} channels"
+        )
+    if keys % groups or values % groups:
+        fitting = [n for n in range(1, in_features + 1) if keys % n == 0 and values % n == 0]
         raise ValueError(
             f"{in_features} channels with key_ratio {key_ratio} are {keys} keys and {values} values, which num_heads "
             f"{num_heads} does not divide; expected num_heads in {fitting} or another key_ratio"

@@ -9,12 +9,17 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from noah.backbones import BASELINE_HEAD
 from noah.config import Run, Study
 from noah.data.transforms import eval_transform, train_transform
 from noah.evaluate.cost import count_macs
 from noah.evaluate.estimate import BASES, find_throughput, kept_for_backward, number_size, planned_device, step_bytes
 from noah.files import write_atomic
 from noah.models import build_model, describe
+from noah.models.features import probe
+
+PROCESSES = 1
+"""That the pipeline starts per run (workflow/rules/train.smk)."""
 
 SIGNATURES: dict[str, tuple[Callable[[float], bool], str]] = {
     "channels_per_head": (lambda value: value < 16, "fewer than 16 channels for each head of NOAH (C/N)"),
@@ -32,7 +37,8 @@ def make_plan(study: Study) -> pd.DataFrame:
     """One row per dataset x recipe x backbone x arm: the model, its cost, and what its runs (one per seed) will take.
 
     Raises:
-        ValueError: A model or an augmentation that cannot be built, with the arm and backbone it belongs to.
+        ValueError: A model or an augmentation that cannot be built, or a batch that data or processes do not make
+            up, with the arm and backbone it belongs to.
     """
     rows, built = [], {}
     for run in study.runs:
@@ -52,6 +58,9 @@ def _describe(study: Study, run: Run) -> dict:
         with torch.device("meta"):
             model = build_model(**run.model_arguments).eval()
         described = describe(model)
+        first = run.recipe.train_size(0, size)
+        if first != size:  # growing images
+            probe(model.backbone, run.backbone.name, 3, first)
     except ValueError as error:
         raise _about(study, run, error) from None
     macs = count_macs(model, torch.zeros(1, 3, size, size, device="meta"))["macs"]
@@ -60,13 +69,14 @@ def _describe(study: Study, run: Run) -> dict:
 
 def _check_augmentation(study: Study, run: Run) -> None:
     try:
+        run.recipe.check_world_size(PROCESSES)
         train_transform(run.recipe, run.dataset)
         eval_transform(run.recipe, run.dataset)
     except ValueError as error:
         raise _about(study, run, error) from None
 
 
-def _about(study: Study, run: Run, error: ValueError) -> ValueError:
+def _about(study: Study, run: Run, error: ValueError | str) -> ValueError:
     return ValueError(f"{study.path}: arm '{run.arm}' on backbone '{run.backbone.slug}': {error}")
 
 
@@ -74,6 +84,8 @@ def _row(study: Study, run: Run, model: dict) -> dict:
     speed, basis = find_throughput(study, run, model)
     samples, seeds = run.dataset.splits["train"].samples, len(study.spec.seeds)
     batch = run.recipe.batch
+    if samples is not None and samples < batch:
+        raise _about(study, run, f"batch is {batch}, expected at most the {samples} images of split train")
     images = run.recipe.epochs * (samples // batch) * batch if samples else None
     resources = study.spec.resources
     devices = resources.gpus or resources.cpus
@@ -118,7 +130,7 @@ def _published_parameters(study: Study, run: Run) -> float | None:
     """In millions; None where the paper has no such row: 1,000 classes, unchanged architectures, its own N, r or FC."""
     if study.spec.published is None or run.dataset.num_classes != 1000 or run.backbone.changes:
         return None
-    if run.head.name not in ("noah", "gap", "token"):
+    if not _is_published(run):
         return None
     published = pd.read_csv(study.path.parents[1] / "published" / f"{study.spec.published}.csv")
     row = published[(published.backbone == run.backbone.name) & (published.width == run.backbone.width)]
@@ -157,6 +169,13 @@ def show_plan(study: Study, plan: pd.DataFrame) -> None:
         console.print(f"images/s marked {basis[0]} ({basis}): {BASES[basis].format(device=planned_device(study).name)}")
 
 
+def _is_published(run: Run) -> bool:
+    """Whether the head is the paper's baseline of this backbone, or its NOAH with no switch turned."""
+    if run.head.name == "noah":
+        return not set(run.head.kwargs) - {"num_heads", "key_ratio", "init", "drop_rate"}
+    return run.head.name == BASELINE_HEAD.get(run.backbone.family)
+
+
 def _cells(row) -> tuple[str, ...]:
     def number(value, form: str) -> str:
         return "" if pd.isna(value) else format(value, form)
@@ -172,7 +191,7 @@ def _cells(row) -> tuple[str, ...]:
         f"{row.macs / 1e6:,.1f}",
         f"{row.images_per_s:,.0f} {row.basis[0]}",
         str(row.runs),
-        number(row.device_hours, ",.2f" if row.device_hours >= 1 else ".3f"),
+        number(row.device_hours, ",.2f" if not pd.isna(row.device_hours) and row.device_hours >= 1 else ".3f"),
     )
 
 

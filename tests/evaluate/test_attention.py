@@ -115,3 +115,14 @@ def test_runs_of_two_datasets_are_refused(trained, shards_root):
     second = trained("noah", dataset={**dataset, "name": "other"})
     with pytest.raises(ValueError, match="runs of other, tiny, expected runs of one dataset"):
         draw_attention([first, second], shards_root, 1, Path("out.png"))
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_100", "mambaout_femto"])
+def test_layers_that_stay_behind_the_pooling_are_part_of_the_class_activations(backbone):
+    model = build_model(backbone, "gap", num_classes=4, img_size=64).eval()
+    with torch.no_grad():
+        features = model.forward_features(torch.randn(2, 3, 64, 64))
+        maps = class_activations(model, features)
+    assert maps.shape == (2, 4, 2, 2)
+    position = features[:1, 1:2, :1] if model.layout == "NHWC" else features[:1, :, 1:2, :1]
+    torch.testing.assert_close(maps[0, :, 1, 0], model.forward_head(position)[0].detach())

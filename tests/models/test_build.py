@@ -183,3 +183,15 @@ def test_what_cannot_be_built_is_one_line_that_says_why(args, kwargs, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message) as error:
         build_model(*args, **kwargs)
     assert "\n" not in str(error.value)
+
+
+def test_no_path_is_dropped_unless_asked_though_timms_class_would():
+    from timm.layers import DropPath
+
+    def rates(**kwargs) -> set[float]:
+        with torch.device("meta"):
+            model = build_model("swin_tiny_patch4_window7_224", "gap", **kwargs)
+        return {module.drop_prob for module in model.modules() if isinstance(module, DropPath)}
+
+    assert not any(rates())
+    assert max(rates(drop_path_rate=0.3)) == pytest.approx(0.3)

@@ -3,6 +3,7 @@
 Augmentation draws from Python's, NumPy's and torch's global generators, which `loader` seeds for every sample.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -48,13 +49,14 @@ def train_transform(recipe: Recipe, dataset: Dataset, epoch: int | None = None) 
 
 
 def eval_transform(recipe: Recipe, dataset: Dataset) -> Transform:
-    """The centre `recipe.eval_crop` of the image: short side to round(S / eval_crop), then a centre crop of S.
+    """The centre `recipe.eval_crop` of the image: short side to floor(S / eval_crop), as timm and the
+    official code have it, then a centre crop of S.
 
     Returns:
         A function from a PIL RGB image to uint8 (3, S, S); an image that fits already is not resampled.
     """
     size, mode = dataset.image_size, INTERPOLATIONS[recipe.interpolation][-1]
-    return v2.Compose([*_fit(round(size / recipe.eval_crop), size, mode), v2.PILToTensor()])
+    return v2.Compose([*_fit(math.floor(size / recipe.eval_crop + 1e-9), size, mode), v2.PILToTensor()])
 
 
 def normalize(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:

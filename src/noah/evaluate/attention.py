@@ -114,12 +114,14 @@ def best_categories(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor, 
 
 def class_activations(model: Classifier, features: Tensor) -> Tensor:
     """(B, M, H, W): the class scores of each position of `model.forward_features(images)` seen alone."""
-    if features.ndim == 4:
-        alone, grid = features.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None], features.shape[2:]
-    else:
-        others = model.backbone.num_prefix_tokens if model.takes_class_token else 0
-        tokens = features[:, others:]
+    if features.ndim == 3:
+        in_front = model.prefix_tokens if model.takes_class_token or model.keeps_layers else 0
+        tokens = features[:, in_front:]
         alone, grid = tokens.flatten(0, 1).unsqueeze(1), tokens.shape[1:2]
+    elif model.keeps_layers and model.layout == "NHWC":
+        alone, grid = features.flatten(0, 2)[:, None, None], features.shape[1:3]
+    else:
+        alone, grid = features.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None], features.shape[2:]
     scores = model.forward_head(alone).unflatten(0, (len(features), -1)).transpose(1, 2)
     return _as_grid(scores.unflatten(2, grid), first=2)
 

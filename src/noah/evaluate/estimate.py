@@ -59,7 +59,7 @@ def planned_device(study: Study) -> Device:
 
 
 def find_throughput(study: Study, run: Run, model: dict) -> tuple[float, str]:
-    """Training images/s of a run on all its devices together, and what that rests on: a key of `BASES`.
+    """Training images/s of a run, one process on one device, and what that rests on: a key of `BASES`.
 
     Args:
         model: `macs` and `kept` of one image.
@@ -75,7 +75,7 @@ def find_throughput(study: Study, run: Run, model: dict) -> tuple[float, str]:
         precision = "tf32"
     share = _share_of_pixels(run)
     speed = images_per_second(share * model["macs"], share * model["kept"], device, precision)
-    return speed * (study.spec.resources.gpus or study.spec.resources.cpus), "estimated"
+    return speed * (1 if study.spec.resources.gpus else study.spec.resources.cpus), "estimated"
 
 
 def _share_of_pixels(run: Run) -> float:

@@ -24,7 +24,7 @@ INITS: dict[str, Callable[[nn.Linear], None]] = {
     "zero": _init_zero,
     "trunc_normal": _init_trunc_normal,
 }
-"""torch's own (the paper's CNNs), all zero (its MLPs), normal of std .02 with zero bias (its vision transformers)."""
+"""torch's own (CNNs), all zero (the paper's MLPs), normal of std .02 with zero bias (its vision transformers)."""
 
 
 class PooledLinear(nn.Module, ABC):

@@ -68,10 +68,10 @@ def build_model(
     accepted = _accepted(timm_name)
 
     def optional(name: str, value, *spellings: str) -> None:
-        if value:
-            spelling = next((s for s in spellings if s in accepted), None)
-            if spelling is None:
-                raise ValueError(f"backbone '{backbone}': {name} is {value}, expected none: it cannot be set here")
+        spelling = next((s for s in spellings if s in accepted), None)
+        if value and spelling is None:
+            raise ValueError(f"backbone '{backbone}': {name} is {value}, expected none: it cannot be set here")
+        if spelling is not None and value is not None:  # 0 too: some of timm's classes drop paths unless told
             arguments[spelling] = value
 
     optional("depth", depth, "depth", "num_blocks")

@@ -158,7 +158,7 @@ def _check_fit(model: Classifier, official: dict[str, Tensor], names: dict[str, 
     another_backbone = any(name.startswith("backbone.") for name in reshaped.values())
     if another_backbone:
         reasons.append("the backbone has another width, depth, image size or class token")
-    channels = None if another_backbone else model.num_features
+    channels = None if another_backbone else model.head_hidden_size
     theirs, ours = _describe_head(found, channels), _describe_head(expected, channels)
     if theirs != ours:
         reasons.append(f"the head is {theirs}, expected {ours}")
