@@ -1,5 +1,6 @@
 """What timm asks of a model behind its features, for the families that timm lacks."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,3 +45,11 @@ class PooledMap:
 
     def drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.drop_rate, training=self.training)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return set()

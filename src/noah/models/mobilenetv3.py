@@ -117,14 +117,6 @@ class MobileNetV3Small(PooledMap, nn.Module):
         return x if pre_logits else self.fc(self.drop(x))
 
     @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        return set()
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         """timm's patterns of layers, for layer-wise learning rates; `coarse` changes nothing: there are no stages."""
         return {"stem": r"^features\.0\.", "blocks": [(r"^features\.(\d+)", None), (r"^conv_head", (99999,))]}

@@ -58,14 +58,6 @@ class ShuffleNetV2(PooledMap, torchvision.models.ShuffleNetV2):
         return self.conv5(x)
 
     @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        return set()
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         """timm's patterns of layers, for layer-wise learning rates."""
         block = r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"
