@@ -134,6 +134,14 @@ def test_evaluation_with_workers_is_the_same(shards, run):
     assert same(one, two)
 
 
+def test_multi_label_targets_are_zeros_and_ones(shards, run):
+    first = shards.labels
+    shards.labels = np.eye(10, dtype=np.uint8)[first]
+    for _, targets, indices in train_loader(shards, run, 0):
+        assert (targets.shape, targets.dtype) == ((8, 10), torch.float32)
+        assert targets.argmax(1).tolist() == first[indices.numpy()].tolist()
+
+
 def test_a_split_smaller_than_one_batch_is_refused(shards, run):
     with pytest.raises(ValueError, match="train: has 61 samples, expected at least one batch of 62"):
         train_loader(shards, with_recipe(run, batch=62), 0)

@@ -1,8 +1,11 @@
 import io
 import json
 import pickle
+import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -66,6 +69,54 @@ def test_a_tar_that_shrinks_later_is_named_with_the_key(train_folder):
     (train_folder / "tiny-train-000000.tar").write_bytes(b"")
     with pytest.raises(ValueError, match=r"000000\.tar: offset 1536, key 00000000: got 0 bytes"):
         shards.read(0)
+
+
+def indexed(folder, table: pa.Table, shards: int = 1, num_classes: int = 10):
+    """A split with this index and empty tars."""
+    folder.mkdir()
+    pq.write_table(table, folder / "index.parquet")
+    names = [f"made-train-{shard:06d}.tar" for shard in range(shards)]
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    manifest = {
+        "dataset": "made",
+        "split": "train",
+        "samples": table.num_rows,
+        "classes": {str(number): 1 for number in range(num_classes)},
+        "quarantine_share": 0.0,
+        "source_sha256": "0" * 64,
+        "index_sha256": sha256_file(folder / "index.parquet"),
+        "shards": [{"name": name, "samples": 1, "bytes": 1, "sha256": "0" * 64} for name in names],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def columns(keys, shard_of) -> dict:
+    zeros = pa.array(np.zeros(len(keys), np.int64))
+    return {"key": pa.array(keys), "shard": pa.array(shard_of, pa.int32()), "offset": zeros, "size": zeros}
+
+
+def test_multi_label_images_have_a_row_of_zeros_and_ones_and_keys_may_have_gaps(tmp_path):
+    labels = pa.array([[0, 3], [], [2]], pa.list_(pa.int32()))
+    table = pa.table({**columns(["00000000", "00000004", "00000007"], [0, 0, 0]), "labels": labels})
+    shards = Shards(indexed(tmp_path / "made", table, num_classes=4))
+    assert shards.labels.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
+    assert shards.labels.dtype == np.uint8
+    assert [int(key) for key in shards.keys] == [0, 4, 7]
+
+
+def test_an_index_of_1_3_million_images_loads_in_less_than_two_seconds(tmp_path):
+    samples = 1_300_000
+    keys = pa.array(np.arange(samples)).cast(pa.string())
+    keys = pc.utf8_lpad(keys, 8, "0")
+    labels = pa.array(np.arange(samples) % 1000, pa.int32())
+    table = pa.table({**columns(keys, np.arange(samples) * 600 // samples), "label": labels})
+    folder = indexed(tmp_path / "made", table, shards=600, num_classes=1000)
+    started = time.process_time()
+    shards = Shards(folder)
+    assert time.process_time() - started < 2
+    assert (len(shards), shards.keys[-1], shards.labels[1234567]) == (samples, "01299999", 567)
 
 
 SHARD_OF = np.repeat(np.arange(10), 7)

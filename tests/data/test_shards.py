@@ -12,7 +12,8 @@ import pytest
 import webdataset as wds
 from digits_builder import build, changed
 
-from noah.data.shards import index_split, verify, write_job, write_manifest
+from noah.data import shard_job
+from noah.data.shards import index_split, shards_hint, verify, write_job, write_manifest
 from noah.data.sources import SOURCES, digits_scenes
 from noah.files import read_json, sha256_file, write_json
 
@@ -20,6 +21,11 @@ from noah.files import read_json, sha256_file, write_json
 def contents(folder):
     """Everything that jobs do not write for themselves."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def job_contents(folder):
+    """Everything that jobs write for themselves."""
+    return {path.name: path.read_bytes() for path in (folder / "jobs").iterdir()}
 
 
 @pytest.fixture
@@ -102,22 +108,78 @@ shards.write_job(dataset, "train", 0, folder)
 """
 
 
-def test_a_killed_job_leaves_no_partial_shard_and_its_retry_is_exact(tiny, train_folder, tmp_path):
+def test_a_killed_job_leaves_no_partial_shard_and_its_retry_goes_on_and_is_exact(
+    tiny, train_folder, tmp_path, monkeypatch
+):
     folder = tmp_path / "killed"
     index_split(tiny, "train", folder)
     arguments = [sys.executable, "-c", KILLED_JOB, tiny.model_dump_json(), str(folder)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "writing\n"
         os.kill(process.pid, signal.SIGKILL)
-    assert [path.name for path in folder.glob("*.tar")] == ["tiny-train-000000.tar"]
-    whole = "tiny-train-000000.tar"
-    assert (folder / whole).read_bytes() == (train_folder / whole).read_bytes()
-    assert list(folder.glob(".*.tmp")), "the kill came in the middle of a write"
+    assert not list(folder.glob("*.tar"))
+    parts, whole = folder / "jobs" / "00000.parts", "tiny-train-000000.tar"
+    assert [path.name for path in parts.glob("tiny*.tar")] == [whole]
+    assert (parts / whole).read_bytes() == (train_folder / whole).read_bytes()
+    assert list(parts.glob(".*.tmp")), "the kill came in the middle of a write"
+    written = []
+    write_shard = shard_job.write_shard
+    monkeypatch.setattr("noah.data.shards.write_shard", lambda *a: written.append(a[1]) or write_shard(*a))
     for job in (1, 2):
         write_job(tiny, "train", job, folder)
     with pytest.raises(ValueError, match=r"jobs/00000\.json: no such file: shard job 0 of tiny train is not finished"):
         write_manifest(tiny, "train", folder)
-    assert contents(build(tiny, "train", folder, jobs=[0])) == contents(train_folder)
+    write_job(tiny, "train", 0, folder)
+    assert written == [2, 3, 4, 1]
+    write_manifest(tiny, "train", folder)
+    assert contents(folder) == contents(train_folder)
+    assert job_contents(folder) == job_contents(train_folder)
+
+
+def interrupted(tiny, folder, monkeypatch):
+    """Leaves the first job with its first shard written."""
+    write_shard = shard_job.write_shard
+
+    def write(dataset, shard, *rest):
+        if shard == 1:
+            raise KeyboardInterrupt
+        return write_shard(dataset, shard, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("noah.data.shards.write_shard", write)
+        with pytest.raises(KeyboardInterrupt):
+            write_job(tiny, "train", 0, folder)
+    return folder / "jobs" / "00000.parts" / "tiny-train-000000.tar"
+
+
+def test_a_part_that_was_harmed_or_belongs_to_other_data_is_made_again(tiny, train_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "interrupted"
+    index_split(tiny, "train", folder)
+    part = interrupted(tiny, folder, monkeypatch)
+    content = bytearray(part.read_bytes())
+    content[-2000] ^= 1
+    part.write_bytes(content)
+    assert contents(build(tiny, "train", folder)) == contents(train_folder)
+
+    (folder / "jobs" / "00000.json").unlink()
+    part = interrupted(changed(tiny, scenes={**tiny.scenes.model_dump(), "clutter": 0}), folder, monkeypatch)
+    assert part.read_bytes() != (train_folder / part.name).read_bytes()
+    assert contents(build(tiny, "train", folder)) == contents(train_folder)
+
+
+def test_a_job_that_is_whole_is_left_alone_and_one_that_was_harmed_is_made_again(tiny, train_folder):
+    expected = contents(train_folder)
+    tars = sorted(train_folder.glob("*.tar"))
+    inodes = [tar.stat().st_ino for tar in tars]
+    for job in range(3):
+        write_job(tiny, "train", job, train_folder)
+    assert [tar.stat().st_ino for tar in tars] == inodes
+    flip_last_byte_of_payload(train_folder)
+    (train_folder / "jobs" / "00001.bad.csv").write_text("")
+    for job in range(3):
+        write_job(tiny, "train", job, train_folder)
+    assert [tar.stat().st_ino == inode for tar, inode in zip(tars, inodes, strict=True)] == [False] * 4 + [True]
+    assert contents(train_folder) == expected
 
 
 def test_a_missing_tar_is_named_by_the_manifest(tiny, train_folder):
@@ -135,18 +197,19 @@ def test_jobs_of_another_index_or_division_are_refused(tiny, train_folder):
         write_manifest(reseeded, "train", train_folder)
 
 
-def test_an_image_that_does_not_decode_is_named_and_writes_no_shard(tiny, tmp_path, source):
+def test_raw_data_that_is_not_what_was_indexed_ends_the_job(tiny, tmp_path, source):
     def open_source(dataset, split):
-        read = digits_scenes.open_source(dataset, split)
-        return lambda row: ("png", read(row)[1][: 40 if row["key"] == "00000015" else None])
+        def read(row):
+            raise ValueError("images.npy: no digit of train")
+
+        return read
 
     source(open_source=open_source)
     index_split(tiny, "train", tmp_path)
-    write_job(tiny, "train", 1, tmp_path)
-    with pytest.raises(ValueError, match=r"^images\.npy: offset \d+, key 00000015: does not decode"):
+    with pytest.raises(ValueError, match=r"^images\.npy: no digit of train"):
         write_job(tiny, "train", 0, tmp_path)
-    assert not (tmp_path / "tiny-train-000001.tar").exists()
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob("*.tar"))
+    assert not list((tmp_path / "jobs").rglob(".*.tmp"))
 
 
 def test_a_label_out_of_range_is_named(tiny, tmp_path):
@@ -274,6 +337,11 @@ CORRUPTIONS = {
         r"samples of tiny-train-000001\.tar: got 11, expected 12",
     ),
     "shard left out": (lambda f: edit_manifest(f, lambda m: m["shards"].pop()), r"manifest\.json: shards"),
+    "no quarantine": (lambda f: (f / "quarantine.csv").unlink(), r"quarantine\.csv: no such file"),
+    "image in quarantine that is there": (
+        lambda f: (f / "quarantine.csv").write_text("path,reason,key\na,b,00000003\n"),
+        r"manifest\.json: quarantine_share: got 0\.0",
+    ),
     "tar missing": (lambda f: (f / "tiny-train-000002.tar").unlink(), r"000002\.tar: no such file"),
     "tar too many": (lambda f: (f / "tiny-train-000005.tar").touch(), r"000005\.tar: not a shard"),
     "tar cut": (cut, r"000001\.tar: bytes: got"),
@@ -283,9 +351,12 @@ CORRUPTIONS = {
     "source altered": (lambda f: (f / "source.parquet").write_bytes(b"PAR1"), r"source\.parquet: sha256"),
     "index key": (lambda f: edit_table(f, "index", "key", 4, "77"), "key of row 4: got '77', expected '00000004'"),
     "index label": (lambda f: edit_table(f, "index", "label", 4, 77), "label of row 4: got 77"),
-    "index offset": (lambda f: edit_table(f, "index", "offset", 14, 5), "offset of row 2: got 5"),
-    "index size": (lambda f: edit_table(f, "index", "size", 14, 5), "size of row 2: got 5"),
-    "index shard": (lambda f: edit_table(f, "index", "shard", 0, 1), r"index\.parquet: rows: got 11, expected 12"),
+    "index offset": (lambda f: edit_table(f, "index", "offset", 14, 5), "offset of key 00000014, as the index has it"),
+    "index size": (lambda f: edit_table(f, "index", "size", 14, 5), "size of key 00000014, as the index has it: got 5"),
+    "index shard": (
+        lambda f: edit_table(f, "index", "shard", 0, 1),
+        r"index\.parquet: shard of row 0: got 1, expected 0",
+    ),
     "key in the tar": (
         renamed("00000015.png", "00000099.png"),
         r"000001\.tar: key of the image of 00000015: got '0+99'",
@@ -304,3 +375,13 @@ def test_verify_names_the_first_thing_that_is_wrong(tiny, train_folder, corrupt,
     with pytest.raises(ValueError, match=message) as error:
         verify(tiny, "train", train_folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_hint_says_when_shards_are_far_from_256_mib(tiny, tmp_path):
+    dataset = changed(tiny, source="folder", scenes=None)
+    assert shards_hint(dataset, "train", tmp_path) is None
+    for size, hint in ((10 << 20, None), (100 << 20, None), (3 << 30, "num_shards: 60"), (1 << 20, "num_shards: 1 ")):
+        pq.write_table(pa.table({"size": [size] * 5}), tmp_path / "source.parquet")
+        found = shards_hint(dataset, "train", tmp_path)
+        assert (hint or "num_shards: 1 ") in found if hint or size < 64 << 20 else found is None
+    assert shards_hint(tiny, "train", tmp_path) is None

@@ -3,6 +3,8 @@ import pytest
 import torch
 from digits_builder import changed
 from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import to_pil_image
 
 from noah.data.transforms import eval_transform, normalize, train_transform
 
@@ -16,7 +18,15 @@ def recipe(run):
 def gradient():
     """40 wide, 30 high: every pixel differs from its neighbours."""
     rows, columns = np.mgrid[:30, :40]
-    return Image.fromarray(np.stack([rows * 8, columns * 6, rows + columns], -1).astype(np.uint8))
+    return torch.from_numpy(np.stack([rows * 8, columns * 6, rows + columns]).astype(np.uint8))
+
+
+@pytest.fixture
+def photo():
+    """75 high, 100 wide, channels last as decoding gives it: noise, the hardest thing to resample."""
+    return torch.randint(0, 256, (75, 100, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).permute(
+        2, 0, 1
+    )
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
@@ -26,16 +36,49 @@ def test_training_images_have_the_networks_size_and_stay_bytes(recipe, tiny, gra
 
 
 def test_an_image_that_fits_is_not_resampled(recipe, tiny, gradient):
-    scene = gradient.crop((0, 0, 16, 16))
+    scene = gradient[:, :16, :16]
     plain = recipe.model_copy(update={"crop": "none", "flip": False, "color_jitter": 0.0})
-    expected = torch.from_numpy(np.asarray(scene).copy()).permute(2, 0, 1)
-    assert torch.equal(eval_transform(recipe, tiny)(scene), expected)
-    assert torch.equal(train_transform(plain, tiny)(scene), expected)
+    assert torch.equal(eval_transform(recipe, tiny)(scene), scene)
+    assert torch.equal(train_transform(plain, tiny)(scene), scene)
+
+
+def levels_apart(image, other):
+    return int((image.int() - other.int()).abs().max())
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_evaluation_is_the_official_one_on_pillow_within_one_level(recipe, tiny, photo, interpolation):
+    fields = {"interpolation": interpolation, "eval_crop": 0.875}
+    ours = eval_transform(recipe.model_copy(update=fields), changed(tiny, image_size=28))(photo)
+    mode = v2.InterpolationMode(interpolation)
+    official = v2.Compose([v2.Resize(32, mode), v2.CenterCrop(28), v2.PILToTensor()])
+    assert levels_apart(ours, official(to_pil_image(photo))) <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_training_draws_and_crops_as_torchvision_does_on_pillow_within_one_level(recipe, tiny, photo, interpolation):
+    fields = {"crop": "random_resized", "interpolation": interpolation, "flip": True, "color_jitter": 0.0}
+    ours = train_transform(recipe.model_copy(update=fields), tiny)
+    crop = v2.RandomResizedCrop(16, recipe.crop_scale, recipe.crop_ratio, v2.InterpolationMode(interpolation))
+    official = v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    for seed in range(20):
+        torch.manual_seed(seed)
+        image = ours(photo)
+        torch.manual_seed(seed)
+        assert levels_apart(image, official(to_pil_image(photo))) <= 1
+
+
+def test_training_leaves_the_decoded_image_as_it_is(recipe, tiny, photo):
+    before = photo.clone()
+    for crop in ("random_resized", "pad", "none"):
+        fields = {"crop": crop, "rand_augment": "rand-m9", "color_jitter": 0.4}
+        train_transform(recipe.model_copy(update=fields), tiny)(photo)
+    assert torch.equal(photo, before)
 
 
 def test_pad_moves_the_image_by_at_most_pad_px_over_zeros(recipe, tiny):
     torch.manual_seed(0)
-    white = Image.new("RGB", (16, 16), "white")
+    white = torch.full((3, 16, 16), 255, dtype=torch.uint8)
     transform = train_transform(recipe.model_copy(update={"flip": False, "color_jitter": 0.0}), tiny)
     lit = {int((transform(white)[0] > 0).sum()) for _ in range(100)}
     assert min(lit) == 14 * 14
@@ -43,15 +86,15 @@ def test_pad_moves_the_image_by_at_most_pad_px_over_zeros(recipe, tiny):
 
 
 def test_evaluation_sees_the_centre_share_of_the_image(recipe, tiny):
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[8:24, 8:24] = 255
-    half = eval_transform(recipe.model_copy(update={"eval_crop": 0.5}), tiny)(Image.fromarray(image))
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    image[:, 8:24, 8:24] = 255
+    half = eval_transform(recipe.model_copy(update={"eval_crop": 0.5}), tiny)(image)
     assert (half == 255).all()
-    assert not (eval_transform(recipe, tiny)(Image.fromarray(image)) == 255).all()
+    assert not (eval_transform(recipe, tiny)(image) == 255).all()
 
 
 def test_flip_and_colour_jitter_happen_only_where_asked(recipe, tiny, gradient):
-    scene = gradient.crop((0, 0, 16, 16))
+    scene = gradient[:, :16, :16]
 
     def variants(**fields):
         base = {"crop": "none", "flip": False, "color_jitter": 0.0}
@@ -110,18 +153,26 @@ def test_a_rand_augment_string_that_timm_does_not_know_is_named(recipe, tiny):
         train_transform(recipe.model_copy(update={"rand_augment": "augmix-m3"}), tiny)
 
 
-def test_normalize_gives_zero_mean_and_unit_deviation_to_what_was_measured(tiny):
+def test_normalize_gives_zero_mean_and_unit_deviation_to_what_was_measured(recipe, tiny):
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     before, scaled = images.clone(), images / 255
     mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
-    out = normalize(images, changed(tiny, mean=mean.tolist(), std=std.tolist()))
+    out = normalize(images, recipe, changed(tiny, mean=mean.tolist(), std=std.tolist()))
     assert out.dtype == torch.float32
     assert torch.equal(images, before)
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.std((0, 2, 3)), torch.ones(3), atol=1e-5, rtol=0)
 
 
-def test_the_datasets_mean_and_deviation_were_measured_on_its_own_scale(tiny):
-    black = normalize(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), tiny)
+def test_the_datasets_mean_and_deviation_were_measured_on_its_own_scale(recipe, tiny):
+    black = normalize(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), recipe, tiny)
     expected = -torch.tensor(tiny.mean) / torch.tensor(tiny.std)
     torch.testing.assert_close(black[0, :, 0, 0], expected)
+
+
+def test_a_recipes_own_mean_and_deviation_replace_the_datasets(recipe, tiny):
+    halves = recipe.model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3, "rand_augment": "rand-m9"})
+    ends = torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)
+    assert normalize(ends, halves, tiny)[0, :, 0].tolist() == [[-1, 1]] * 3
+    (augment,) = [step for step in train_transform(halves, tiny).transforms if hasattr(step, "ops")]
+    assert {operation.kwargs["fillcolor"] for operation in augment.ops} == {(128, 128, 128)}

@@ -2,6 +2,7 @@
 
 Snakemake compares inputs above 1 MB by their times, which a copy or a `dvc pull` changes. So every heavy file has a small
 key with its sha256 (source.sha256, jobs/*.json, manifest.json): consumers depend on the key and take the file as ancient.
+quarantine.csv is no output, for Snakemake would remove it when the manifest fails because of what it lists.
 """
 
 SPLIT = "shards/{dataset}/{split}"
@@ -15,6 +16,7 @@ rule index:
         spec=dataset_hash_of,
     log:
         "logs/index/{dataset}-{split}.log",
+    retries: 3
     conda:
         ENVIRONMENT
     threads: 1
@@ -40,6 +42,7 @@ for dataset in STUDY.datasets.values():
                 output:
                     tars=[f"{folder}/{dataset.shard_name(split, shard)}" for shard in dataset.job_shards(split, job)],
                     rows=f"{folder}/jobs/{job:05d}.parquet",
+                    bad=f"{folder}/jobs/{job:05d}.bad.csv",
                     sums=f"{folder}/jobs/{job:05d}.json",
                 params:
                     dataset=dataset.name,
@@ -48,6 +51,7 @@ for dataset in STUDY.datasets.values():
                     spec=dataset_hash(dataset.name),
                 log:
                     f"logs/shard/{dataset.name}-{split}-{job:05d}.log",
+                retries: 3
                 conda:
                     ENVIRONMENT
                 threads: 1
@@ -63,11 +67,15 @@ rule manifest:
         f"{SPLIT}/source.sha256",
         job_notes,
         rows=ancient(job_rows),
+        bad=ancient(job_bad_images),
     output:
         f"{SPLIT}/manifest.json",
         f"{SPLIT}/index.parquet",
+    params:
+        allow_bad=allow_bad_of,
     log:
         "logs/manifest/{dataset}-{split}.log",
+    retries: 3
     conda:
         ENVIRONMENT
     threads: 1

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -14,6 +14,11 @@ class Strict(BaseModel):
     """Frozen, and no key is accepted in silence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def later(default, **limits):
+    """A field that came after runs had been trained: a run.yaml leaves its default out, so that old hashes hold."""
+    return Field(default, exclude_if=lambda value: value == default, **limits)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

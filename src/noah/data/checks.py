@@ -36,10 +36,10 @@ def expect_rows(path: Path, found: pa.Table, expected: pa.Table) -> None:
             expect(path, f"{column} of row {row}", one, other)
 
 
-def read_table(path: Path) -> pa.Table:
-    """ValueError names the file when it is missing or no Parquet."""
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """All columns, or some. ValueError names the file when it is missing or no Parquet."""
     expect_file(path)
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: not Parquet: {error}") from None

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from noah.config import Dataset, Recipe, Run
-from noah.data.images import decode
+from noah.data.images import decode_tensor
 from noah.data.reader import AUGMENTATION, Shards, epoch_order
 from noah.data.transforms import Transform, eval_transform, train_transform
 
@@ -34,7 +34,8 @@ def train_loader(
         start_step: Optimizer steps of this epoch to leave out (resuming).
 
     Returns:
-        An iterable with a length: images uint8 (b, 3, S, S), labels int64 (b,), sample numbers int64 (b,).
+        An iterable with a length: images uint8 (b, 3, S, S), labels int64 (b,) or of multi-label data float32 (b, M) of
+        zeros and ones, sample numbers int64 (b,).
 
     Raises:
         ValueError: The split is smaller than one batch, or batch is not micro_batch x accumulate x world size.
@@ -101,13 +102,15 @@ class _Batches(TorchDataset):
     def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         chosen, copies = np.divmod(self.batches[number], self.repeats)
         with _generators_kept():
-            images = torch.stack([self._image(i, int(copy)) for i, copy in zip(chosen, copies, strict=True)])
-        return images, torch.from_numpy(self.shards.labels[chosen]), torch.from_numpy(chosen)
+            # Of a worker, stacks them where the main process can read them.
+            images = default_collate([self._image(i, int(copy)) for i, copy in zip(chosen, copies, strict=True)])
+        labels = torch.from_numpy(self.shards.labels[chosen])
+        return images, labels.float() if labels.ndim == 2 else labels, torch.from_numpy(chosen)
 
     def _image(self, i: int, copy: int) -> torch.Tensor:
         if self.stream is not None:
-            _seed_generators(*self.stream, int(self.shards.keys[i]), copy)
-        return self.transform(decode(self.shards.read(i), self.shards.where(i)))
+            _seed_generator(*self.stream, int(self.shards.keys[i]), copy)
+        return self.transform(decode_tensor(self.shards.read(i), self.shards.where(i)))
 
 
 def _loader(batches: _Batches, workers: int) -> DataLoader:
@@ -117,12 +120,11 @@ def _loader(batches: _Batches, workers: int) -> DataLoader:
     return DataLoader(batches, batch_size=None, num_workers=workers, generator=generator, pin_memory=pinned)
 
 
-def _seed_generators(seed: int, epoch: int, key: int, copy: int) -> None:
+def _seed_generator(seed: int, epoch: int, key: int, copy: int) -> None:
     # The first copy draws as an image without repeats does.
     further = (copy,) if copy else ()
+    # The first two of four words are for nothing any more; the others stay what they were.
     words = np.random.SeedSequence([AUGMENTATION, seed, epoch, key, *further]).generate_state(4)
-    random.seed(int(words[0]))
-    np.random.seed(words[1])
     # Not torch.manual_seed, which would reset the accelerators' generators as well.
     torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
 

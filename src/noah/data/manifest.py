@@ -12,7 +12,8 @@ from noah.files import read_json
 class ShardEntry(Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*\.tar$")
     """No folders: a manifest never points outside its own."""
-    samples: int = Field(ge=1)
+    samples: int = Field(ge=0)
+    """0 where every image of the shard is in quarantine."""
     bytes: int = Field(ge=1)
     sha256: Sha256
 
@@ -26,6 +27,7 @@ class Manifest(Strict):
     classes: dict[str, int]
     """Images per class, in the order of the class numbers."""
     quarantine_share: float = Field(ge=0, le=1)
+    """Of the images of the source index, those that `quarantine.csv` lists and no shard holds."""
     source_sha256: Sha256
     index_sha256: Sha256
     shards: tuple[ShardEntry, ...] = Field(min_length=1)

@@ -2,14 +2,17 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from noah.data.checks import expect, expect_file, read_table
 from noah.data.manifest import read_manifest
 from noah.files import read_json, sha256_file, write_json
 
+MANIFEST, INDEX = "manifest.json", "index.parquet"
 OPEN_FILES = 64
 """Tars held open at once by one reader: four windows of shards, far below the usual limit of 1024."""
 ORDER, AUGMENTATION = 1, 2
@@ -22,41 +25,52 @@ class Shards:
     Attributes:
         manifest: manifest.json, which counts classes and lists shards.
         manifest_sha256: Names the data: the manifest holds the sha256 of the index and of every tar.
-        keys: str (S,).
-        labels: int64 (S,).
+        keys: str (S,), the digits of a number; numbers may be left out.
+        labels: int64 (S,), or uint8 (S, M) of zeros and ones where an image has any number of the M classes.
         shard_of: int64 (S,), the number of the tar that holds each sample.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, fetch: Callable[[str, str], None] | None = None):
         """Load manifest and index.
+
+        Args:
+            folder: Holds manifest.json, index.parquet and the tars.
+            fetch: Puts the file of that name and sha256 in the folder unless it is there: for shards that come from
+                elsewhere, each when its first sample is read. Default: all must be there.
 
         Raises:
             ValueError: A file is missing, has another size than the manifest says, or the index is not the manifest's.
         """
-        self.folder = Path(folder)
-        manifest, index = self.folder / "manifest.json", self.folder / "index.parquet"
+        self.folder, self._fetch = Path(folder), fetch
+        manifest, index = self.folder / MANIFEST, self.folder / INDEX
         self.manifest = read_manifest(manifest)
         self.manifest_sha256 = sha256_file(manifest)
+        if fetch:
+            fetch(INDEX, self.manifest["index_sha256"])
         for shard in self.manifest["shards"]:
             path = self.folder / shard["name"]
             if not path.is_file():
+                if fetch:
+                    continue
                 make = f"noah shard {self.manifest['dataset']} {self.manifest['split']}"
                 raise ValueError(f"{path}: no such file, expected a shard of {manifest}; `{make}` makes it again")
             expect_file(path, size=shard["bytes"])
         expect_file(index, sha256=self.manifest["index_sha256"])
         table = read_table(index)
-        self.keys = np.array(table["key"].to_pylist())
-        self.labels = table["label"].to_numpy().astype(np.int64)
+        self.keys = table["key"].to_numpy().astype(str)
+        self.labels = _labels(table, len(self.manifest["classes"]))
         self.shard_of = table["shard"].to_numpy().astype(np.int64)
         self._offsets, self._sizes = table["offset"].to_numpy(), table["size"].to_numpy()
         self._files: OrderedDict[int, object] = OrderedDict()
         expect(manifest, "samples", self.manifest["samples"], len(self))
 
     def check_tars(self, remembered: Path) -> None:
-        """Compare the sha256 of every tar with the manifest's, once per file: `remembered` notes size and time.
+        """Compare the sha256 of every tar that is here with the manifest's, once per file.
+
+        Those that `fetch` has still to bring are compared then.
 
         Args:
-            remembered: A JSON file that need not exist, one for all splits.
+            remembered: A JSON file that need not exist, one for all splits: notes size and time of what was compared.
 
         Raises:
             ValueError: Names the first tar that was altered.
@@ -65,6 +79,8 @@ class Shards:
         checked = {}
         for shard in self.manifest["shards"]:
             path = (self.folder / shard["name"]).resolve()
+            if self._fetch and not path.is_file():
+                continue
             status = path.stat()
             seen = [shard["sha256"], status.st_size, status.st_mtime_ns]
             if known.get(str(path)) != seen:
@@ -100,11 +116,23 @@ class Shards:
         else:
             if len(self._files) == OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
-            self._files[shard] = open(self.folder / self.manifest["shards"][shard]["name"], "rb", buffering=0)  # noqa: SIM115
+            entry = self.manifest["shards"][shard]
+            if self._fetch:
+                self._fetch(entry["name"], entry["sha256"])
+            self._files[shard] = open(self.folder / entry["name"], "rb", buffering=0)  # noqa: SIM115
         return self._files[shard]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": OrderedDict()}
+
+
+def _labels(table: pa.Table, num_classes: int) -> np.ndarray:
+    if "label" in table.column_names:
+        return table["label"].to_numpy().astype(np.int64)
+    column = table["labels"].combine_chunks()
+    labels = np.zeros((len(column), num_classes), np.uint8)
+    labels[column.value_parent_indices().to_numpy(), column.flatten().to_numpy()] = 1
+    return labels
 
 
 def epoch_order(shard_of: np.ndarray, seed: int, epoch: int, window: int = 16) -> np.ndarray:

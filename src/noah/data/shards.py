@@ -9,17 +9,29 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noah.config import Dataset
-from noah.config.dataset import SplitName
+from noah.config.dataset import COMPOSED, SplitName
 from noah.data.checks import expect, expect_file, expect_rows, read_table
+from noah.data.layout import (
+    INDEX,
+    MANIFEST,
+    QUARANTINE,
+    SHARD_BYTES,
+    SOURCE,
+    identity,
+    is_in_place,
+    job_file,
+    shard_bounds,
+    suggested_shards,
+    write_table,
+)
 from noah.data.manifest import read_manifest
+from noah.data.quarantine import check_share, read_bad, write_bad
+from noah.data.shard_job import Parts, link_shard, write_shard
 from noah.data.sources import SOURCES
-from noah.data.tars import index_tar, write_tar
-from noah.files import read_json, sha256_file, write_atomic, write_json, write_text
-
-SOURCE, INDEX, MANIFEST = "source.parquet", "index.parquet", "manifest.json"
+from noah.data.tars import check_tar
+from noah.files import read_json, sha256_file, write_json, write_text
 
 
 def index_split(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
@@ -32,6 +44,10 @@ def index_split(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
         ValueError: The split is unknown, empty or smaller than its number of shards, or its raw data is wrong.
     """
     dataset.check_split(split)
+    if is_in_place(dataset) and dataset.reencode:
+        raise ValueError(
+            f"dataset {dataset.name}: reencode is given, expected none: source {dataset.source} is read in place"
+        )
     table = SOURCES[dataset.source].index(dataset, split)
     if table.num_rows == 0:
         raise ValueError(f"dataset {dataset.name}: split {split} is empty, expected at least one image")
@@ -41,54 +57,99 @@ def index_split(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
             f"dataset {dataset.name}: splits.{split}.num_shards is {shards}, expected at most the "
             f"{table.num_rows} samples of the split"
         )
-    path = _write_table(table, Path(out_dir) / SOURCE)
+    shard_bounds(dataset, split, table)
+    path = write_table(table, Path(out_dir) / SOURCE)
     write_text(path.with_suffix(".sha256"), f"{sha256_file(path)}  {SOURCE}\n")
     return path
 
 
+def shards_hint(dataset: Dataset, split: SplitName, out_dir: Path) -> str | None:
+    """What to say of a split whose shards will be far from 256 MiB; None where there is no index, or nothing to say."""
+    path = Path(out_dir) / SOURCE
+    if dataset.source in COMPOSED or is_in_place(dataset) or not path.is_file():
+        return None
+    total = pc.sum(read_table(path, columns=["size"])["size"]).as_py() or 0
+    shards, suggested = dataset.splits[split].num_shards, suggested_shards(total)
+    if shards == suggested or SHARD_BYTES / 4 <= total / shards <= SHARD_BYTES * 4:
+        return None
+    before = ", before they are encoded again" if dataset.reencode else ""
+    return (
+        f"{dataset.name} {split}: {total / 2**20:,.0f} MiB of images in {shards} shards{before}: "
+        f"num_shards: {suggested} would make shards of 256 MiB"
+    )
+
+
 def write_job(dataset: Dataset, split: SplitName, job: int, out_dir: Path) -> list[Path]:
-    """Write the tars of one job, then jobs/{job}.parquet (key, shard, offset, size, label) and jobs/{job}.json.
+    """Write the tars of one job, then jobs/{job}.bad.csv (images left out), .parquet (rows of the index) and .json.
+
+    An attempt that was interrupted is continued at its first shard that is not whole; a job that is whole is left
+    alone. Either gives the same bytes as one attempt from the beginning.
 
     Returns:
         Paths of the tars.
 
     Raises:
-        ValueError: No source index, no such job, an image that does not decode, or a label out of range.
+        ValueError: No source index, no such job, a label out of range, or raw data that is not what was indexed.
     """
     dataset.check_split(split)
-    out_dir, shards = Path(out_dir), dataset.job_shards(split, job)
+    out_dir, numbers = Path(out_dir), dataset.job_shards(split, job)
     source = read_table(out_dir / SOURCE)
-    read = SOURCES[dataset.source].open_source(dataset, split)
-    rows_file, done_file = _job_files(out_dir, job)
+    known = identity(dataset, split, sha256_file(out_dir / SOURCE))
+    tars = [out_dir / dataset.shard_name(split, shard) for shard in numbers]
+    done_file = job_file(out_dir, job, "json")
+    if _is_done(out_dir, job, known, tars):
+        return tars
     done_file.unlink(missing_ok=True)
-    entries, tables = [], []
-    for shard in shards:
-        path = out_dir / dataset.shard_name(split, shard)
-        for leftover in out_dir.glob(f".{path.name}.*.tmp"):  # of a job that was killed
-            leftover.unlink(missing_ok=True)
-        rows = _shard_rows(source, dataset.splits[split].num_shards, shard)
-        write_tar(path, rows, read, dataset.num_classes)
-        tables.append(index_tar(path, rows, shard))
-        size, sha256 = path.stat().st_size, sha256_file(path)
-        entries.append({"name": path.name, "samples": len(rows), "bytes": size, "sha256": sha256})
-    _write_table(pa.concat_tables(tables), rows_file)
-    write_json(done_file, {"job": job, "source_sha256": sha256_file(out_dir / SOURCE), "shards": entries})
-    return [out_dir / entry["name"] for entry in entries]
+    bounds, read = shard_bounds(dataset, split, source), SOURCES[dataset.source].open_source(dataset, split)
+    parts, write = Parts(job_file(out_dir, job, "parts"), known), link_shard if is_in_place(dataset) else write_shard
+    shards = []
+    for number, path in zip(numbers, tars, strict=True):
+        shard = parts.find(path.name)
+        if shard is None:
+            rows = source.slice(bounds[number], bounds[number + 1] - bounds[number]).to_pylist()
+            shard = write(dataset, number, parts.folder / path.name, rows, read)
+            parts.keep(shard)
+        shards.append(shard)
+    for path in tars:
+        parts.move(path.name, path)
+    write_bad(job_file(out_dir, job, "bad.csv"), [bad for shard in shards for bad in shard.bad])
+    write_table(pa.concat_tables([shard.index for shard in shards]), job_file(out_dir, job, "parquet"))
+    sums = {f"{kind}_sha256": sha256_file(job_file(out_dir, job, ending)) for kind, ending in _TABLES.items()}
+    write_json(done_file, {"job": job, **known, **sums, "shards": [shard.entry for shard in shards]})
+    parts.remove()
+    return tars
+
+
+_TABLES = {"rows": "parquet", "bad": "bad.csv"}
+"""What a job notes beside its tars; its .json holds their sha256."""
+
+
+def _is_done(out_dir: Path, job: int, known: dict, tars: list[Path]) -> bool:
+    """Whether the job's .json speaks of this index and dataset, and all that it names is there, unharmed."""
+    path = job_file(out_dir, job, "json")
+    if not path.is_file():
+        return False
+    done = read_json(path)
+    files = {job_file(out_dir, job, ending): done.get(f"{kind}_sha256") for kind, ending in _TABLES.items()}
+    files |= {out_dir / entry["name"]: entry["sha256"] for entry in done["shards"]}
+    same = {name: done.get(name) for name in known} == known and set(tars) <= set(files) and len(files) == len(tars) + 2
+    return same and all(file.is_file() and sha256_file(file) == sha256 for file, sha256 in files.items())
 
 
 def write_manifest(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
-    """Merge all jobs into index.parquet and manifest.json; neither holds a time or depends on the number of jobs.
+    """Merge all jobs into index.parquet, quarantine.csv and manifest.json; none holds a time or the number of jobs.
 
     Raises:
-        ValueError: A job or tar is missing, or a job was made from another source index or another `shards_per_job`.
+        ValueError: A job or tar is missing, a job was made from another source index or another `shards_per_job`, or
+            more images are bad than `allow_bad` says; quarantine.csv lists them all by then.
     """
     dataset.check_split(split)
     out_dir = Path(out_dir)
     source = read_table(out_dir / SOURCE)
     source_sha256 = sha256_file(out_dir / SOURCE)
-    entries, tables = [], []
+    entries, tables, bad = [], [], []
     for job in range(dataset.num_jobs(split)):
-        rows_file, done_file = _job_files(out_dir, job)
+        done_file = job_file(out_dir, job, "json")
         if not done_file.exists():
             raise ValueError(f"{done_file}: no such file: shard job {job} of {dataset.name} {split} is not finished")
         done = read_json(done_file)
@@ -97,18 +158,22 @@ def write_manifest(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
         expect(done_file, f"{SOURCE} of job {job}, to be run again", done["source_sha256"], source_sha256)
         for entry in done["shards"]:
             expect_file(out_dir / entry["name"], size=entry["bytes"])
+        for kind, ending in _TABLES.items():
+            expect_file(job_file(out_dir, job, ending), sha256=done.get(f"{kind}_sha256"))
         entries += done["shards"]
-        tables.append(read_table(rows_file))
+        tables.append(read_table(job_file(out_dir, job, "parquet")))
+        bad += read_bad(job_file(out_dir, job, "bad.csv"))
+    write_bad(out_dir / QUARANTINE, bad)
+    share = check_share(dataset, split, bad, source.num_rows, out_dir / QUARANTINE)
     index = pa.concat_tables(tables).combine_chunks()  # row groups as if one job had written it
-    counts = np.bincount(source["label"].to_numpy(), minlength=dataset.num_classes)
     manifest = {
         "dataset": dataset.name,
         "split": split,
-        "samples": source.num_rows,
-        "classes": {name: int(count) for name, count in zip(dataset.classes, counts, strict=True)},
-        "quarantine_share": 0.0,
+        "samples": index.num_rows,
+        "classes": dict(zip(dataset.classes, _class_counts(dataset, index), strict=True)),
+        "quarantine_share": share,
         "source_sha256": source_sha256,
-        "index_sha256": sha256_file(_write_table(index, out_dir / INDEX)),
+        "index_sha256": sha256_file(write_table(index, out_dir / INDEX)),
         "shards": entries,
     }
     write_json(out_dir / MANIFEST, manifest)
@@ -140,21 +205,33 @@ def verify(dataset: Dataset, split: SplitName, out_dir: Path) -> dict:
     expect_file(out_dir / INDEX, sha256=manifest["index_sha256"])
 
     source, index = read_table(out_dir / SOURCE), read_table(out_dir / INDEX)
-    expect(path, "samples", manifest["samples"], source.num_rows)
-    expect_rows(out_dir / INDEX, index, source.select(["key", "label"]))
     expect(out_dir / SOURCE, "distinct keys", len(pc.unique(source["key"])), source.num_rows)
-    labels = source["label"].to_numpy()
-    wrong = labels[(labels < 0) | (labels >= dataset.num_classes)].tolist()
-    expect(out_dir / SOURCE, f"labels outside 0 to {dataset.num_classes - 1}", wrong, [])
-    counts = np.bincount(labels, minlength=dataset.num_classes).tolist()
-    expect(path, "images per class", list(manifest["classes"].values()), counts)
+    bad = {image.key for image in read_bad(out_dir / QUARANTINE)}
+    expect(path, "quarantine_share", manifest["quarantine_share"], len(bad) / source.num_rows)
+    is_good = pc.invert(pc.is_in(source["key"], pa.array(sorted(bad), pa.string())))
+    good = source.filter(is_good)
+    label = "labels" if dataset.multi_label else "label"
+    expect(path, "samples", manifest["samples"], good.num_rows)
+    expect_rows(out_dir / INDEX, index, good.select(["key", label]))
+    values = _label_values(index)
+    wrong = values[(values < 0) | (values >= dataset.num_classes)].tolist()
+    expect(out_dir / INDEX, f"labels outside 0 to {dataset.num_classes - 1}", wrong, [])
+    expect(path, "images per class", list(manifest["classes"].values()), _class_counts(dataset, index))
 
+    goods_before = np.concatenate([[0], np.cumsum(is_good.to_numpy())])
+    firsts = goods_before[shard_bounds(dataset, split, source)].tolist()
     for shard, entry in enumerate(entries):
-        tar = out_dir / entry["name"]
-        rows = _shard_rows(source, len(entries), shard)
-        expect(path, f"samples of {tar.name}", entry["samples"], len(rows))
+        tar, samples = out_dir / entry["name"], firsts[shard + 1] - firsts[shard]
+        rows = index.slice(firsts[shard], samples)
+        expect(path, f"samples of {tar.name}", entry["samples"], samples)
+        expect_rows(
+            out_dir / INDEX, rows.select(["shard"]), pa.table({"shard": pa.array([shard] * samples, pa.int32())})
+        )
         expect_file(tar, size=entry["bytes"], sha256=entry["sha256"])
-        expect_rows(out_dir / INDEX, index.filter(pc.equal(index["shard"], shard)), index_tar(tar, rows, shard))
+        if is_in_place(dataset):
+            expect_rows(out_dir / INDEX, rows, good.slice(firsts[shard], samples).select(["offset", "size"]))
+        else:
+            check_tar(tar, rows.to_pylist())
     return {
         "dataset": dataset.name,
         "split": split,
@@ -164,17 +241,12 @@ def verify(dataset: Dataset, split: SplitName, out_dir: Path) -> dict:
     }
 
 
-def _shard_rows(source: pa.Table, num_shards: int, shard: int) -> list[dict]:
-    """Shards are consecutive slices of the source index, whose lengths differ by one at most."""
-    first, end = (source.num_rows * k // num_shards for k in (shard, shard + 1))
-    return source.slice(first, end - first).to_pylist()
+def _label_values(index: pa.Table) -> np.ndarray:
+    """All labels of all images, one after the other."""
+    column = pc.list_flatten(index["labels"]) if "labels" in index.column_names else index["label"]
+    return column.to_numpy()
 
 
-def _job_files(out_dir: Path, job: int) -> tuple[Path, Path]:
-    return out_dir / "jobs" / f"{job:05d}.parquet", out_dir / "jobs" / f"{job:05d}.json"
-
-
-def _write_table(table: pa.Table, path: Path) -> Path:
-    with write_atomic(path) as temporary:
-        pq.write_table(table, temporary)
-    return path
+def _class_counts(dataset: Dataset, index: pa.Table) -> list[int]:
+    """Images per class."""
+    return np.bincount(_label_values(index), minlength=dataset.num_classes).tolist()

@@ -1,12 +1,28 @@
+import hashlib
 import io
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from digits_builder import changed
+from digits_builder import build, changed
 from PIL import Image
+from tests_support import REPOSITORY
 
-from noah.data.sources import digits_scenes
+from noah.config import load_dataset
+from noah.data.shards import verify
+from noah.data.sources import digits_scenes, scenes
+
+GOLDEN = "50f70395d7e463247a2a0a89f62c9ae22815ecb16ea85c1cb747a6c203c4b757"
+"""Of the first 40 test scenes of the default study: published results were measured on these bytes."""
+
+GRID = {"canvas": 24, "digit_px": [8, 12], "digits": [1, 4], "grid": 2, "clutter": 0}
+
+
+@pytest.fixture
+def multi(tiny):
+    """One to four digits in a scene."""
+    return changed(tiny, multi_label=True, scenes=GRID, image_size=24)
 
 
 @pytest.fixture
@@ -67,14 +83,14 @@ def test_splits_share_no_digit_and_use_the_number_asked_for(tiny):
 
 def test_clutter_comes_from_the_splits_own_digits_only(tiny, monkeypatch):
     pasted = {split: set() for split in tiny.splits}
-    compose = digits_scenes._compose
+    compose = scenes._compose
 
-    def spy(dataset, pixels, subject, others, rng):
-        assert subject not in others
-        pasted[split] |= {subject, *others}
-        return compose(dataset, pixels, subject, others, rng)
+    def spy(dataset, objects, chosen, others, rng):
+        assert not set(chosen) & set(others)
+        pasted[split] |= {*chosen, *others}
+        return compose(dataset, objects, chosen, others, rng)
 
-    monkeypatch.setattr(digits_scenes, "_compose", spy)
+    monkeypatch.setattr(scenes, "_compose", spy)
     for split in tiny.splits:
         read = digits_scenes.open_source(tiny, split)
         for row in digits_scenes.index(tiny, split).to_pylist():
@@ -139,12 +155,15 @@ def test_index_names_what_is_wrong_with_the_data(tiny, fields, message):
         digits_scenes.index(changed(tiny, **fields), "train")
 
 
-@pytest.mark.parametrize(("count", "message"), [(1800, "1840 in all, expected at most the 1797"), (1, "at least 2")])
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(1800, "1840 in all, expected at most the 1797"), (1, "train.source_images is 1.*at least 2")],
+)
 def test_index_names_a_number_of_digits_that_cannot_be(tiny, count, message):
     splits = {name: split.model_dump() for name, split in tiny.splits.items()}
     splits["train"]["source_images"] = count
     with pytest.raises(ValueError, match=message):
-        digits_scenes.index(changed(tiny, splits=splits), "test")
+        digits_scenes.index(changed(tiny, splits=splits), "train")
 
 
 def test_altered_raw_data_stops_index_and_sharding(own_copy):
@@ -161,5 +180,76 @@ def test_altered_raw_data_stops_index_and_sharding(own_copy):
 
 def test_a_row_of_another_split_is_refused(tiny):
     row = digits_scenes.index(tiny, "train").to_pylist()[0]
-    with pytest.raises(ValueError, match=r"images\.npy: offset .* is no digit of test"):
+    with pytest.raises(ValueError, match=r"images\.npy: offset .* is no image of test"):
         digits_scenes.open_source(tiny, "test")(row)
+
+
+def test_the_scenes_of_the_default_study_never_change(raw):
+    dataset = changed(load_dataset("digits", REPOSITORY / "config"), root=str(raw))
+    read = digits_scenes.open_source(dataset, "test")
+    rows = digits_scenes.index(dataset, "test").slice(0, 40).to_pylist()
+    pixels = [np.asarray(Image.open(io.BytesIO(read(row)[1]))).tobytes() for row in rows]
+    assert hashlib.sha256(b"".join(pixels)).hexdigest() == GOLDEN
+
+
+def test_labels_of_a_scene_are_the_classes_of_its_digits(multi, raw):
+    labels = np.load(raw / "labels.npy")
+    rows = digits_scenes.index(multi, "train").to_pylist()
+    assert {len(row["objects"]) for row in rows} == {1, 2, 3, 4}
+    for row in rows:
+        assert row["labels"] == sorted(set(labels[row["objects"]].tolist()))
+    assert any(len(row["labels"]) < len(row["objects"]) for row in rows)
+
+
+def test_every_digit_of_a_split_takes_its_turn_in_multi_label_scenes(multi):
+    used = {split: digits_scenes.index(multi, split)["objects"].to_pylist() for split in multi.splits}
+    used = {split: [number for scene in scenes for number in scene] for split, scenes in used.items()}
+    for split, numbers in used.items():
+        counts = np.unique_counts(numbers).counts
+        assert len(counts) == min(len(numbers), multi.splits[split].source_images)
+        assert np.ptp(counts) <= 1
+    assert not set(used["train"]) & set(used["test"])
+
+
+def test_every_digit_of_a_grid_has_a_cell_for_itself(multi):
+    read = digits_scenes.open_source(multi, "train")
+    for row in digits_scenes.index(multi, "train").to_pylist():
+        scene = np.asarray(Image.open(io.BytesIO(read(row)[1])))
+        cells = scene.reshape(2, 12, 2, 12).max(axis=(1, 3))
+        assert (cells > 150).sum() == len(row["objects"])
+        assert (cells == 0).sum() == 4 - len(row["objects"])
+
+
+def test_a_dataset_of_one_object_may_be_multi_label(multi):
+    dataset = changed(multi, scenes={**multi.scenes.model_dump(), "digits": [1, 1]})
+    assert {len(labels) for labels in digits_scenes.index(dataset, "test")["labels"].to_pylist()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"multi_label": False}, r"multi_label is False, expected True with scenes.digits \[1, 4\]"),
+        (
+            {"scenes": {"canvas": 24, "digit_px": [8, 13], "digits": [1, 4], "grid": 2, "clutter": 0}},
+            "grid is 2.*12 px",
+        ),
+        ({"scenes": {"canvas": 24, "digit_px": [8, 12], "digits": [1, 5], "grid": 2, "clutter": 0}}, "grid is 2"),
+    ],
+)
+def test_scenes_of_several_digits_that_cannot_be_are_refused(multi, fields, message):
+    with pytest.raises(ValueError, match=message):
+        changed(multi, **fields)
+
+
+def test_a_multi_label_row_of_another_split_is_refused(multi):
+    row = digits_scenes.index(multi, "train").to_pylist()[0]
+    with pytest.raises(ValueError, match="is no image of test"):
+        digits_scenes.open_source(multi, "test")(row)
+
+
+def test_multi_label_scenes_become_shards(multi, tmp_path):
+    folder = build(multi, "train", tmp_path / "train")
+    report = verify(multi, "train", folder)
+    assert report["samples"] == 61
+    index = pq.read_table(folder / "index.parquet")
+    assert index["labels"].to_pylist() == digits_scenes.index(multi, "train")["labels"].to_pylist()
