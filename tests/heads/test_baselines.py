@@ -25,18 +25,25 @@ def test_dropout_acts_in_training_only(head):
 
 def test_inits_are_what_they_say():
     torch.manual_seed(0)
-    zero, trunc, default = (GlobalAveragePool(400, 100, init=init).fc for init in ("zero", "trunc_normal", "default"))
+    zero, trunc, default, normal = (
+        GlobalAveragePool(400, 100, init=init).fc for init in ("zero", "trunc_normal", "default", "normal")
+    )
     assert not zero.weight.any()
     assert not zero.bias.any()
     assert trunc.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not trunc.bias.any()
     assert default.weight.std().item() == pytest.approx(1 / (3 * 400) ** 0.5, rel=0.05)
     assert default.bias.any()
+    assert normal.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not normal.bias.any()
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"init": "official"}, "expected one of default, zero, trunc_normal"), ({"drop_rate": -0.1}, "drop_rate -0.1")],
+    [
+        ({"init": "official"}, "expected one of default, zero, trunc_normal, normal"),
+        ({"drop_rate": -0.1}, "drop_rate -0.1"),
+    ],
 )
 def test_an_impossible_argument_says_what_was_expected(kwargs, message):
     with pytest.raises(ValueError, match=message):

@@ -207,7 +207,7 @@ def test_a_3x3_kernel_sees_the_neighbours_and_takes_maps_only():
         ({"merge": "min"}, "expected one of sum, mean, max, concat"),
         ({"init": "default"}, "expected one of official, official_mlp, small_m"),
         ({"kernel_size": 5}, "expected one of 1, 3"),
-        ({"impl": "cuda"}, "expected one of auto, reference"),
+        ({"impl": "cuda"}, "expected one of auto, reference, cpu, compile, triton"),
         ({"drop_rate": 1.0}, "drop_rate 1.0"),
     ],
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import nn
 
 from noah.heads.attention_pool import AttentionPool
-from noah.heads.baselines import ClassToken, GlobalAveragePool
+from noah.heads.baselines import ClassToken, GlobalAveragePool, MovedGap
 from noah.heads.checks import check_choice
 from noah.heads.class_attention import ClassAttention
 from noah.heads.csra import CSRA
@@ -26,6 +26,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "noah": NOAH,
     "gap_hidden": GapHidden,
     "hidden_gap": HiddenGap,
+    "moved_gap": MovedGap,
     "csra": CSRA,
     "attention_pool": AttentionPool,
     "ml_decoder": MLDecoder,
@@ -44,6 +45,7 @@ __all__ = [
     "GlobalAveragePool",
     "HiddenGap",
     "MLDecoder",
+    "MovedGap",
     "SimPool",
     "build_head",
 ]

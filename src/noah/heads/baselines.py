@@ -14,6 +14,11 @@ def _init_zero(linear: nn.Linear) -> None:
     nn.init.zeros_(linear.bias)
 
 
+def _init_normal(linear: nn.Linear) -> None:
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+
+
 def _init_trunc_normal(linear: nn.Linear) -> None:
     nn.init.trunc_normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
@@ -23,8 +28,10 @@ INITS: dict[str, Callable[[nn.Linear], None]] = {
     "default": nn.Linear.reset_parameters,
     "zero": _init_zero,
     "trunc_normal": _init_trunc_normal,
+    "normal": _init_normal,
 }
-"""torch's own (CNNs), all zero (the paper's MLPs), normal of std .02 with zero bias (its vision transformers)."""
+"""torch's own (the paper's ShuffleNetV2), all zero (its MLPs), truncated normal of std .02 with zero bias (its vision
+transformers), normal of std .01 with zero bias (its other CNNs)."""
 
 
 class PooledLinear(nn.Module, ABC):
@@ -64,11 +71,17 @@ class GlobalAveragePool(PooledLinear):
         in_features: C.
         num_classes: M.
         drop_rate: Dropout on the mean.
-        init: `default` (of torch), `zero`, `trunc_normal` (std .02, zero bias).
+        init: `default` (of torch), `zero`, `trunc_normal` (std .02, zero bias), `normal` (std .01, zero bias).
     """
 
     def pool(self, x: Tensor) -> Tensor:
         return mean_over_positions(as_map(x, self.in_features))
+
+
+class MovedGap(GlobalAveragePool):
+    """As GlobalAveragePool, but layers that the backbone has behind its own pooling stand in front of it, at every
+    position, where NOAH has them: the control for MobileNetV3's moved convolution. Elsewhere the same as `gap`.
+    """
 
 
 class ClassToken(PooledLinear):

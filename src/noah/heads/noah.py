@@ -6,6 +6,7 @@ its released weights fit.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from noah.backbones import split_channels
 from noah.heads.checks import check_choice, check_scores
 from noah.heads.kernels import choose
+from noah.heads.kernels.inference import FusedNOAH
 from noah.heads.kernels.reference import SCORES, attention
 from noah.heads.positions import as_map
 
@@ -81,7 +83,8 @@ class NOAH(nn.Module):
         merge: Over heads: `sum`, `mean`, `max`, or `concat+linear`: a linear layer from N*M to M, named `project`,
             that starts as the sum.
         init: `official` (Kaiming normal, fan out), `official_mlp` (LeCun normal), `small_m` (right for few classes).
-        impl: `auto` or a name of `noah.heads.kernels.IMPLEMENTATIONS`.
+        impl: `auto` or a name of `noah.heads.kernels.IMPLEMENTATIONS`. All give the same scores; `auto` takes the
+            leanest one for the features at hand, and never compiles.
 
     Raises:
         ValueError: An unknown or impossible argument, channels that N and r do not divide; in use: features of another
@@ -114,7 +117,10 @@ class NOAH(nn.Module):
         self.key_ratio, self.drop_rate = key_ratio, drop_rate
         self.score, self.merge, self.kernel_size, self.init = score, merge, kernel_size, init
         self.split_key_value = split_key_value
-        self._compute = choose(impl)
+        self.impl = impl
+        self.paper = score == "softmax" and split_groups and split_key_value and kernel_size == 1
+        compute = choose(impl, paper=self.paper)
+        self._compute = compute if self.paper else partial(compute, score=score)
 
         self.key_channels, self.value_channels = split_channels(
             in_features, num_heads, key_ratio, split_groups=split_groups, split_key_value=split_key_value
@@ -137,16 +143,8 @@ class NOAH(nn.Module):
             nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        keys, values = self._split(x)
-        heads = self._compute(
-            keys,
-            values,
-            self.query,
-            self.value,
-            num_heads=self.num_heads,
-            score=self.score,
-            drop_rate=self.drop_rate if self.training else 0.0,
-        )
+        x, drop_rate = self._as_map(x), self.drop_rate if self.training else 0.0
+        heads = self._compute(x, self.query, self.value, num_heads=self.num_heads, drop_rate=drop_rate)
         return self.project(MERGES[self.merge](heads))
 
     def attention_maps(self, x: Tensor) -> Tensor:
@@ -154,19 +152,24 @@ class NOAH(nn.Module):
 
         With score `softmax` every map sums to 1 over its positions.
         """
-        keys, _ = self._split(x)
-        maps = attention(keys, self.query, num_heads=self.num_heads, score=self.score)
+        maps = attention(self._as_map(x), self.query, num_heads=self.num_heads, score=self.score)
         return maps.unflatten(-1, x.shape[2:]) if x.ndim == 4 else maps
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (B, Ck, H, W) and values (B, Cv, H, W)."""
+    def fuse(self) -> FusedNOAH:
+        """A copy for inference alone; see `FusedNOAH`. This head stays as it is.
+
+        Raises:
+            ValueError: The head trains, or is not the paper's.
+        """
+        return FusedNOAH(self)
+
+    def _as_map(self, x: Tensor) -> Tensor:
         if self.kernel_size > 1 and x.ndim == 3:
             raise ValueError(f"kernel_size {self.kernel_size} needs a map (B, C, H, W), got tokens {tuple(x.shape)}")
-        x = as_map(x, self.in_features)
-        return (x[:, : self.key_channels], x[:, self.key_channels :]) if self.split_key_value else (x, x)
+        return as_map(x, self.in_features)
 
     def extra_repr(self) -> str:
         return (
             f"{self.in_features}, {self.num_classes}, num_heads={self.num_heads}, key_ratio={self.key_ratio}, "
-            f"drop_rate={self.drop_rate}, score={self.score}, merge={self.merge}, init={self.init}"
+            f"drop_rate={self.drop_rate}, score={self.score}, merge={self.merge}, init={self.init}, impl={self.impl}"
         )

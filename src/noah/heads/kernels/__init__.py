@@ -1,16 +1,86 @@
-"""Ways to compute the NOAH head. All take the arguments of `reference.forward` and agree with it."""
+"""Ways to compute the NOAH head. All take the arguments of `reference.forward` and agree with it.
+
+| name | what it is | where |
+|---|---|---|
+| `reference` | the formula, for every switch, device and transform | everywhere |
+| `cpu` | tiles in plain torch, computed again in the backward pass | CPU |
+| `compile` | the same tiles; Inductor fuses what is element by element (a C++ compiler, some 20 s at first use) | CPU |
+| `triton` | one fused kernel forward, one backward | CUDA |
+"""
 
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 
-from noah.heads.kernels import reference
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-IMPLEMENTATIONS: dict[str, Callable] = {"reference": reference.forward}
+from noah.heads.checks import check_choice
+from noah.heads.kernels import compiled, pointwise, reference, tiles
 
 
-def choose(name: str) -> Callable:
-    """The implementation of that name; `auto` takes what is best here. ValueError lists the valid names."""
-    if name == "auto":
-        return reference.forward
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"impl is '{name}', expected one of {', '.join(['auto', *IMPLEMENTATIONS])}")
-    return IMPLEMENTATIONS[name]
+def _triton(*arguments, **settings) -> Tensor:
+    from noah.heads.kernels import triton_kernels
+
+    return triton_kernels.forward(*arguments, **settings)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
+    "reference": reference.forward,
+    "cpu": partial(tiles.forward, tiles.Pointwise(pointwise.pool, pointwise.pool_backward)),
+    "compile": compiled.forward,
+    "triton": _triton,
+}
+DEVICES = {"cpu": "cpu", "compile": "cpu", "triton": "cuda"}
+"""Where each lean implementation runs."""
+BEST = {"cpu": "cpu", "cuda": "triton"}
+"""What `auto` takes on each device; elsewhere, and without triton, the reference."""
+
+
+def choose(impl: str, *, paper: bool) -> Callable[..., Tensor]:
+    """The implementation of that name; `auto` takes what is best for the features it is given.
+
+    Args:
+        impl: `auto` or a name of `IMPLEMENTATIONS`.
+        paper: Whether the head's attention is the paper's: softmax over positions, channels split into keys and values
+            and into N groups, 1x1 convolutions. Else only the reference can compute it.
+
+    Raises:
+        ValueError: An unknown name, or a lean implementation by name of what it cannot compute.
+    """
+    check_choice("impl", impl, ("auto", *IMPLEMENTATIONS))
+    if paper:
+        return reference.forward if impl == "reference" else partial(_forward, impl)
+    if impl in DEVICES:
+        raise ValueError(
+            f"impl is '{impl}', which computes score softmax, split groups, split keys and values and kernel_size 1 "
+            "alone, expected auto or reference"
+        )
+    return reference.forward
+
+
+def _forward(impl: str, x: Tensor, query: nn.Conv2d, value: nn.Conv2d, **settings) -> Tensor:
+    if wants_plain_operations(x):
+        return reference.forward(x, query, value, **settings)
+    device = x.device.type
+    if impl == "auto":
+        impl = BEST.get(device, "reference")
+        if impl == "triton" and find_spec("triton") is None:
+            impl = "reference"
+    elif device != DEVICES[impl]:
+        raise ValueError(f"impl is '{impl}' and the features are on {device}, expected {DEVICES[impl]}")
+    return IMPLEMENTATIONS[impl](x, query, value, **settings)
+
+
+def wants_plain_operations(x: Tensor) -> bool:
+    """Whether someone looks on who cannot see through a kernel: compilers, exporters, torch.func, forward mode."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or type(x) not in (Tensor, nn.Parameter)
+        or x.is_meta
+    )

@@ -18,37 +18,39 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 """From key logits (B, N, M, P) to attention of the same shape; the paper's is `softmax`, over the P positions."""
 
 
-def attention(keys: Tensor, query: nn.Conv2d, *, num_heads: int, score: str) -> Tensor:
+def attention(x: Tensor, query: nn.Conv2d, *, num_heads: int, score: str) -> Tensor:
     """Attention of every head and class over the positions.
 
     Args:
-        keys: Key channels of the map, (B, Ck, H, W).
-        query: Grouped convolution from Ck to N*M channels.
+        x: (B, C, H, W). The first channels, as many as `query` takes, are the keys.
+        query: Grouped convolution to N*M channels.
 
     Returns:
         (B, N, M, P), P = H * W.
     """
+    keys = x[:, : query.in_channels]
     return SCORES[score](query(keys).flatten(2).unflatten(1, (num_heads, -1)))
 
 
 def forward(
-    keys: Tensor, values: Tensor, query: nn.Conv2d, value: nn.Conv2d, *, num_heads: int, score: str, drop_rate: float
+    x: Tensor, query: nn.Conv2d, value: nn.Conv2d, *, num_heads: int, drop_rate: float, score: str = "softmax"
 ) -> Tensor:
     """Each head's answer per class: the values, averaged with the attention as weights.
 
     Args:
-        keys: Key channels of the map, (B, Ck, H, W).
-        values: Value channels of the map, (B, Cv, H, W).
-        query: Grouped convolution from Ck to N*M channels.
-        value: Grouped convolution from Cv to N*M channels.
+        x: (B, C, H, W). The first channels are the keys, the last the values; as many as `query` and `value` take,
+            which is all of them for both where keys and values are not split.
+        query: Grouped convolution to N*M channels.
+        value: The same.
         num_heads: N.
-        score: A name of `SCORES`.
         drop_rate: Share of the values that is dropped; 0 outside of training.
+        score: A name of `SCORES`.
 
     Returns:
         (B, N, M); the sum over N are the class scores.
     """
-    weights = attention(keys, query, num_heads=num_heads, score=score)
+    weights = attention(x, query, num_heads=num_heads, score=score)
+    values = x[:, x.shape[1] - value.in_channels :]
     scores = value(values).flatten(2).unflatten(1, (num_heads, -1))
     scores = F.dropout(scores, drop_rate, training=drop_rate > 0)
     return (weights * scores).sum(dim=-1)

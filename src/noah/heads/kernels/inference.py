@@ -1,0 +1,74 @@
+"""A trained NOAH head with everything gone that inference does not need."""
+
+import torch
+from torch import Tensor, nn
+
+from noah.heads.kernels import pointwise, tiles, wants_plain_operations
+from noah.heads.positions import as_map
+
+_POINTWISE = tiles.Pointwise(pointwise.pool, pointwise.pool_backward)
+
+
+class FusedNOAH(nn.Module):
+    """(B, C, H, W) or (B, L, C) features to (B, M) class scores, the same as those of the NOAH head it is made of.
+
+    The key bias is gone, since softmax does not see it; the N value biases of a class are one, since attention sums
+    to 1; weights lie channels first, (N, C/N, M), as the matrix products read them. There is nothing to train: all
+    tensors are buffers, and the state dict is not the head's.
+
+    Args:
+        head: A `NOAH` in eval mode with the paper's attention and merge `sum`.
+
+    Raises:
+        ValueError: Another head; later: `train()`.
+    """
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        if head.training:
+            raise ValueError("fuse() of a head in training mode, expected eval() before")
+        if not head.paper or head.merge != "sum":
+            raise ValueError(
+                f"fuse() of a head with {head.extra_repr()}, expected score softmax, merge sum, kernel_size 1, "
+                "split groups, split keys and values"
+            )
+        self.in_features, self.num_heads, self.num_classes = head.in_features, head.num_heads, head.num_classes
+        shape = (head.num_heads, head.num_classes, -1)
+        for name, conv in (("key_weight", head.query), ("value_weight", head.value)):
+            packed = conv.weight.detach().view(shape).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+            self.register_buffer(name, packed)
+        self.register_buffer("bias", head.value.bias.detach().view(shape[:2]).sum(0))
+        super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = as_map(x, self.in_features).flatten(2).transpose(1, 2)
+        if x.device.type != "cpu" or wants_plain_operations(x) or (torch.is_grad_enabled() and x.requires_grad):
+            keys, values = x.split([self.num_heads * w.shape[1] for w in (self.key_weight, self.value_weight)], 2)
+            attention = _project(keys, self.key_weight).softmax(2)
+            return (attention * _project(values, self.value_weight)).sum((1, 2)) + self.bias
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        weights = (w.transpose(1, 2).to(dtype) for w in (self.key_weight, self.value_weight))
+        with torch.autocast("cpu", enabled=False):
+            heads = tiles.pool_all(x.to(dtype), *weights, None, None, 0.0, _POINTWISE)
+            return (heads.sum(1) + self.bias).to(dtype)
+
+    def attention_maps(self, x: Tensor) -> Tensor:
+        """As `NOAH.attention_maps`: (B, N, M, H, W) of a map, (B, N, M, L) of tokens."""
+        tokens = as_map(x, self.in_features).flatten(2).transpose(1, 2)
+        keys = tokens[..., : self.num_heads * self.key_weight.shape[1]]
+        maps = _project(keys, self.key_weight).softmax(2).transpose(2, 3)
+        return maps.unflatten(-1, x.shape[2:]) if x.ndim == 4 else maps
+
+    def train(self, mode: bool = True) -> "FusedNOAH":
+        """ValueError: it cannot train."""
+        if mode:
+            raise ValueError("train() of a fused NOAH head, expected the head it was made of")
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.num_classes}, num_heads={self.num_heads}"
+
+
+def _project(x: Tensor, weight: Tensor) -> Tensor:
+    """(B, L, N*c) and (N, c, M) to (B, N, L, M)."""
+    return x.unflatten(2, weight.shape[:2]).transpose(1, 2) @ weight

@@ -1,0 +1,148 @@
+"""NOAH on a CPU, tile by tile: no (B, N, M, L) tensor is ever whole, and the backward pass computes the tiles again.
+
+A tile is what one head n says of some images: keys and values from two matrix products, softmax over the positions,
+reduced, dropped. With a = softmax_l(k) and o = sum_l a v, the gradients of a tile are dv = a g and dk = a g (v - o), so
+features and o are all that the backward pass needs. The key bias shifts all positions alike: its gradient is zero.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.amp import custom_bwd, custom_fwd
+
+from noah.heads.kernels.gemm import linear, matmul
+from noah.heads.kernels.pointwise import keep_mask
+
+TILE_NUMBERS = 784_000
+"""Keys, and as many values, of one tile at most, unless one image has more: 3 MB each, which caches hold."""
+
+
+class Pointwise(NamedTuple):
+    """The two functions of `pointwise.py`, as they are or compiled."""
+
+    pool: Callable
+    pool_backward: Callable
+
+
+def forward(
+    pointwise: Pointwise, x: Tensor, query: nn.Conv2d, value: nn.Conv2d, *, num_heads: int, drop_rate: float
+) -> Tensor:
+    """As `reference.forward`, for the paper's switches.
+
+    Args:
+        pointwise: What to do element by element.
+        x: (B, C, H, W), on a CPU; contiguous or channels-last.
+
+    Returns:
+        (B, N, M).
+    """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    x = x.flatten(2).transpose(1, 2).to(dtype)
+    weights = [conv.weight.view(num_heads, -1, conv.weight.shape[1]).to(dtype) for conv in (query, value)]
+    key_bias, value_bias = (conv.bias.view(num_heads, -1) for conv in (query, value))
+    # Attention sums to 1, so without dropout the bias can be added at the end.
+    inner_bias = value_bias.to(dtype) if drop_rate else None
+    seeds = draw_seeds(x, weights[0]) if drop_rate else None
+    arguments = (x, *weights, inner_bias, seeds, drop_rate, pointwise)
+    learns = any(t.requires_grad for t in (x, *query.parameters(), *value.parameters()))
+    with torch.autocast("cpu", enabled=False):
+        # Without gradients there is no autograd function, which costs more than it gives for one image.
+        heads = _Tiles.apply(key_bias, *arguments) if torch.is_grad_enabled() and learns else pool_all(*arguments)
+        return (heads if drop_rate else heads + value_bias).to(dtype)
+
+
+def draw_seeds(x: Tensor, weight: Tensor) -> Tensor:
+    """Two random words for each tile, (tiles, N, 2), from torch's default generator."""
+    shape = (len(_slices(x, weight)), len(weight), 2)
+    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32)
+
+
+def _slices(x: Tensor, weight: Tensor) -> list[slice]:
+    """The images of each tile."""
+    step = max(1, TILE_NUMBERS // max(1, x.shape[1] * weight.shape[1]))
+    return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]
+
+
+def _parts(n: int, key_weight: Tensor, value_weight: Tensor) -> tuple[slice, slice]:
+    """The channels of head n: its keys and its values."""
+    N, _, ck = key_weight.shape
+    cv = value_weight.shape[2]
+    return slice(n * ck, (n + 1) * ck), slice(N * ck + n * cv, N * ck + (n + 1) * cv)
+
+
+def _keep(seeds: Tensor | None, index: int, n: int, shape: torch.Size, drop_rate: float, dtype: torch.dtype):
+    return None if seeds is None else keep_mask(seeds[index, n], shape, drop_rate, dtype)
+
+
+def pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, pointwise) -> Tensor:
+    """(B, N, M), before the value bias where `bias` is None."""
+    L = x.shape[1]
+    N, M, _ = key_weight.shape
+    pooled = x.new_empty(len(x), N, M, dtype=torch.promote_types(x.dtype, torch.float32))
+    for n in range(N):
+        key_part, value_part = _parts(n, key_weight, value_weight)
+        for index, images in enumerate(_slices(x, key_weight)):
+            k = linear(_rows(x, images, key_part), key_weight[n]).view(-1, L, M)
+            v = linear(_rows(x, images, value_part), value_weight[n], None if bias is None else bias[n]).view(-1, L, M)
+            pooled[images, n] = pointwise.pool(k, v, _keep(seeds, index, n, k.shape, drop_rate, pooled.dtype))
+            del k, v  # else the next tile is made while this one is still there
+    return pooled
+
+
+def _rows(x: Tensor, images: slice, part: slice) -> Tensor:
+    """(rows, channels) of some images; a view where the layout allows."""
+    return x[images, :, part].reshape(-1, part.stop - part.start)
+
+
+class _Tiles(torch.autograd.Function):
+    @staticmethod
+    @custom_fwd(device_type="cpu")
+    def forward(ctx, key_bias, x, key_weight, value_weight, bias, seeds, drop_rate, pointwise):
+        pooled = pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, pointwise)
+        ctx.save_for_backward(x, key_weight, value_weight, bias, seeds, pooled)
+        ctx.drop_rate, ctx.pointwise = drop_rate, pointwise
+        return pooled
+
+    @staticmethod
+    @custom_bwd(device_type="cpu")
+    def backward(ctx, grad):
+        if torch.is_grad_enabled():
+            raise RuntimeError("this NOAH kernel has no second derivatives: build the head with impl='reference'")
+        x, key_weight, value_weight, bias, seeds, pooled = ctx.saved_tensors
+        L = x.shape[1]
+        N, M, _ = key_weight.shape
+        dx, d_key_weight, d_value_weight = (torch.empty_like(t) for t in (x, key_weight, value_weight))
+        d_bias = None if bias is None else torch.zeros_like(bias, dtype=pooled.dtype)
+        for n in range(N):
+            key_part, value_part = _parts(n, key_weight, value_weight)
+            # Transposed, because of the operands that are fast; float32, because tiles add up.
+            d_key, d_value = (pooled.new_zeros(weight.shape[2], M) for weight in (key_weight, value_weight))
+            for index, images in enumerate(_slices(x, key_weight)):
+                keys, values = _rows(x, images, key_part), _rows(x, images, value_part)
+                k = linear(keys, key_weight[n]).view(-1, L, M)
+                v = linear(values, value_weight[n], None if bias is None else bias[n]).view(-1, L, M)
+                keep = _keep(seeds, index, n, k.shape, ctx.drop_rate, pooled.dtype)
+                dk, dv = ctx.pointwise.pool_backward(k, v, keep, pooled[images, n], grad[images, n])
+                del k, v, keep  # as soon as may be: tiles are what a step holds most of
+                dk, dv = dk.view(-1, M), dv.view(-1, M)
+                d_key += matmul(keys.t(), dk)
+                dx[images, :, key_part] = matmul(dk, key_weight[n]).view(-1, L, keys.shape[1])
+                del dk
+                d_value += matmul(values.t(), dv)
+                dx[images, :, value_part] = matmul(dv, value_weight[n]).view(-1, L, values.shape[1])
+                if bias is not None:
+                    d_bias[n] += dv.sum(0)
+                del dv
+            d_key_weight[n], d_value_weight[n] = d_key.t(), d_value.t()
+        return (
+            pooled.new_zeros(N, M),
+            dx,
+            d_key_weight,
+            d_value_weight,
+            None if bias is None else d_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+        )

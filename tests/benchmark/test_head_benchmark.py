@@ -1,0 +1,58 @@
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from noah.benchmark import head, interleaved
+from noah.cli import app
+
+TINY = head.Shape(channels=16, num_heads=2, key_ratio=0.5, side=3, num_classes=7)
+
+
+def test_ours_and_the_official_formulation_agree_and_everything_is_measured():
+    results = head.benchmark_head({"tiny": TINY}, ["cpu"], batches=[4, 1], dtypes=["fp32", "bf16"], rounds=2)
+    assert len(results) == 2 * (3 + 1)  # training at the larger batch only
+    for result in results:
+        assert result["difference"]["cpu"] < (1e-5 if result["dtype"] == "fp32" else 2e-2)
+        assert set(result["times"]) == set(result["peak_mib"]) == {"official", "cpu"}
+        assert all(0 < low <= mid <= high for low, mid, high in (t["wall_s"] for t in result["times"].values()))
+        assert all(peak > 0 for peak in result["peak_mib"].values())
+    assert len(head.table_of(results)) == 1 + 2 * len(results)
+
+
+def test_training_gradients_are_the_official_ones():
+    torch.manual_seed(0)
+    heads, x = head.build(TINY, ["cpu"], 0.0, torch.float32), torch.randn(3, 16, 3, 3)
+    for module in heads.values():
+        module(x).square().sum().backward()
+    for name in ("query.weight", "value.weight", "value.bias"):
+        torch.testing.assert_close(
+            heads["cpu"].get_parameter(name).grad, heads["official"].get_parameter(name).grad, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_every_call_has_its_turn_in_every_round_and_no_fixed_place():
+    order = []
+    found = interleaved.measure({name: lambda name=name: order.append(name) for name in "ab"}, rounds=2)
+    assert order == ["b", "a", "a", "b", "b", "a"]
+    assert "cpu_ratio" not in found["a"]
+    assert len(found["b"]["wall_ratio"]) == 3
+    with pytest.raises(ValueError, match="rounds is 0"):
+        interleaved.measure({"a": lambda: None}, rounds=0)
+
+
+def test_the_verb_writes_json_and_markdown_that_name_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setitem(head.SHAPES, "tiny", TINY)
+    arguments = ["--shape", "tiny", "--impl", "cpu", "--batch", "2", "--rounds", "1", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["benchmark", "head", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0
+    written = json.loads((tmp_path / "head.json").read_text())
+    assert written["machine"]["threads"] == 1
+    assert written["machine"]["cpu"] in (tmp_path / "head.md").read_text()
+    assert "| tiny | fp32 | 2 | training, dropout | cpu |" in (tmp_path / "head.md").read_text()
+
+
+def test_an_unknown_shape_is_refused_in_words(tmp_path):
+    with pytest.raises(ValueError, match="shape is 'vgg', expected one of mobilenetv2"):
+        head.run(["vgg"], impls=[], batches=[1], dtypes=[], rounds=1, threads=1, channels_last=False, out=tmp_path)
