@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from tests_support import TINY_RECIPE
 
 from noah.config import Run, Study, load_study
+from noah.engine.predict import write_multi_label_predictions
 from noah.evaluate.metrics import score
-from noah.files import write_json, write_text
+from noah.files import read_json, write_json, write_text
+from noah.report.collect import collect
 
 CONFIG = Path(__file__).parents[2] / "config"
 IMAGES = 400
@@ -37,6 +40,8 @@ small: {seeds: [0]}
 """
 SHARE = {"baseline": 0.6, "patch-gap": 0.65, "noah": 0.7}
 """Chance that an image is right, by arm."""
+TARGETS = np.random.default_rng(0).random((IMAGES, CLASSES)) < 0.2
+"""Of the multi-label runs."""
 
 
 def write_records(study: Study, run: Run, *, shuffled: bool = False) -> np.ndarray:
@@ -185,3 +190,40 @@ def finished(template, workdir) -> Finished:
     root, right = template
     shutil.copytree(root / "results", workdir / "results")
     return Finished(load_study("two"), right)
+
+
+def write_multi_label_run(study, run) -> None:
+    """As `write_run`, but with multi-label records; NOAH's are better."""
+    write_run(study, run, MANIFEST)
+    folder = study.results / "runs" / run.key
+    rng = np.random.default_rng([run.seed, run.head.name == "noah"])
+    scores = rng.normal(size=TARGETS.shape) + (2 if run.head.name == "noah" else 1) * TARGETS
+    keys = np.array([f"{i:08d}" for i in range(IMAGES)])
+    logits = torch.from_numpy(scores.astype(np.float32))
+    write_multi_label_predictions(folder / "predictions.parquet", keys, TARGETS.astype(np.uint8), logits, None)
+    history = pd.read_csv(folder / "history.csv").rename(columns={"minival_top1": "minival_map"})
+    history.to_csv(folder / "history.csv", index=False)
+    provenance = read_json(folder / "provenance.json")
+    share = {"train": 0.00125, "minival": 0.0, "test": 0.0}
+    write_json(folder / "provenance.json", {**provenance, "quarantine_share": share})
+    score(folder, MANIFEST)
+
+
+@pytest.fixture
+def mixed(workdir):
+    """Study `two` with dataset `several` beside digits; every run is finished."""
+    digits = yaml.safe_load((CONFIG / "datasets/digits.yaml").read_text())
+    scenes = {**digits["scenes"], "digits": [1, 3]}
+    several = {**digits, "name": "several", "multi_label": True, "scenes": scenes}
+    write_text("config/datasets/several.yaml", yaml.safe_dump(several))
+    path = workdir / "config/studies/two.yaml"
+    write_text(path, path.read_text().replace("datasets: [digits]", "datasets: [digits, several]"))
+    write_json(MANIFEST, {"samples": IMAGES, "classes": {str(c): IMAGES // CLASSES for c in range(CLASSES)}})
+    study = load_study("two")
+    for run in study.runs:
+        if run.dataset.multi_label:
+            write_multi_label_run(study, run)
+        else:
+            write_run(study, run, MANIFEST)
+    collect(study)
+    return study

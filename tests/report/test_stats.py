@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy.stats import bootstrap, ttest_1samp
 
-from noah.report.stats import mcnemar_p, paired_correct, top1_difference
+from noah.average_precision import mean_average_precision
+from noah.report.stats import map_difference, mcnemar_p, paired_correct, paired_scores, top1_difference
 
 
 def correct(shares: list[float], images: int = 500, seed: int = 0) -> np.ndarray:
@@ -105,3 +106,56 @@ def test_records_are_joined_by_key_not_by_place():
 def test_records_of_other_images_are_refused(other, message):
     with pytest.raises(ValueError, match=message):
         paired_correct([records(["a", "b", "c"], [0, 1, 2], [0, 1, 2])], [other])
+
+
+TARGETS = np.random.default_rng(2).random((150, 4)) < [0.5, 0.3, 0.1, 0.0]
+
+
+def scored(skill: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=TARGETS.shape) + skill * TARGETS
+
+
+WORSE, BETTER = [scored(0.5, s) for s in range(3)], [scored(1.5, s) for s in range(3, 6)]
+
+
+def test_the_map_difference_is_that_of_the_seeds_means():
+    difference = map_difference(TARGETS, WORSE, BETTER, resamples=50)
+    one, other = ([mean_average_precision(scores, TARGETS) for scores in arm] for arm in (WORSE, BETTER))
+    assert difference.per_seed == pytest.approx(tuple(np.subtract(other, one)))
+    assert difference.delta == pytest.approx(np.mean(other) - np.mean(one))
+    interval = ttest_1samp(np.subtract(other, one), 0).confidence_interval(0.95)
+    assert difference.half_width_seeds == pytest.approx((interval.high - interval.low) / 2)
+    assert (difference.mcnemar_p, difference.mcnemar_p_median, difference.images) == (None, None, 150)
+
+
+def test_the_map_interval_is_that_of_a_bootstrap_over_images_with_all_seeds_on_the_same_images():
+    def gain(images):
+        of = [[mean_average_precision(s[images], TARGETS[images]) for s in arm] for arm in (WORSE, BETTER)]
+        return np.mean(of[1]) - np.mean(of[0])
+
+    rng = np.random.default_rng(7)
+    low, high = np.percentile([gain(rng.integers(0, 150, 150)) for _ in range(600)], [2.5, 97.5])
+    difference = map_difference(TARGETS, WORSE, BETTER)
+    assert difference.half_width_images == pytest.approx((high - low) / 2, rel=0.12)
+
+
+def test_a_rare_class_that_a_resample_misses_is_left_out_of_both_arms():
+    targets = TARGETS.copy()
+    targets[1:, 2] = False
+    targets[0, 2] = True
+    difference = map_difference(targets, WORSE[:1], BETTER[:1], resamples=60)
+    assert np.isfinite(difference.half_width_images)
+    assert difference.half_width_seeds is None
+
+
+def test_multi_label_records_are_joined_by_key():
+    def frame(keys, labels, scores):
+        return pd.DataFrame({"key": keys, "labels": labels, "scores": [np.array(row, np.float32) for row in scores]})
+
+    one = frame(["a", "b"], [[0], [0, 1]], [[1, 2], [3, 4]])
+    other = frame(["b", "a"], [[0, 1], [0]], [[5, 6], [7, 8]])
+    targets, scores_from, scores_to = paired_scores([one], [other])
+    assert targets.tolist() == [[True, False], [True, True]]
+    assert (scores_from[0].tolist(), scores_to[0].tolist()) == ([[1, 2], [3, 4]], [[7, 8], [5, 6]])
+    with pytest.raises(ValueError, match=r"labels differ .* 'b'"):
+        paired_scores([one], [frame(["b", "a"], [[1], [0]], [[5, 6], [7, 8]])])

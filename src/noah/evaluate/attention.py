@@ -91,11 +91,12 @@ def draw_attention(folders: list[Path], shards_root: Path, images: int, out: Pat
 
 
 @torch.inference_mode()
-def best_categories(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def best_categories(model: Classifier, images: Tensor, multi_label: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """The best categories of each image, and where the model looks for them.
 
     Args:
         images: (B, 3, S, S), normalised.
+        multi_label: Each category has a probability of its own; they do not sum to 1.
 
     Returns:
         Categories (B, K), int64, best first, K the smaller of 3 and M; their probabilities (B, K); their maps
@@ -103,7 +104,8 @@ def best_categories(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor, 
     """
     features = model.forward_features(images)
     logits = model.forward_head(features)
-    probabilities, categories = logits.softmax(1).topk(min(CATEGORIES, logits.shape[1]))
+    likely = logits.sigmoid() if multi_label else logits.softmax(1)
+    probabilities, categories = likely.topk(min(CATEGORIES, logits.shape[1]))
     if hasattr(model.head, "attention_maps"):
         heads = _as_grid(model.head.attention_maps(features), first=3)
         maps = torch.cat([heads, heads.sum(1, keepdim=True)], 1).transpose(1, 2)
@@ -138,7 +140,7 @@ def _as_grid(maps: Tensor, first: int) -> Tensor:
 
 def _look(run: Run, model: Classifier, shards: Shards, images: int) -> Look:
     pixels, labels, _ = next(iter(eval_loader(shards, run.recipe, run.dataset, batch=images)))
-    return Look(run, pixels, labels, *best_categories(model, normalize(pixels, run.dataset)))
+    return Look(run, pixels, labels, *best_categories(model, normalize(pixels, run.recipe, run.dataset), run.dataset.multi_label))
 
 
 def _draw(looks: list[Look]) -> Figure:
@@ -153,8 +155,10 @@ def _draw(looks: list[Look]) -> Figure:
     figure.subplots_adjust(left=0.1 / width, right=1 - 0.1 / width, top=1 - 0.55 / height, bottom=0.25 / height)
     figure.suptitle("   ".join(look.run.key for look in looks), x=0.1 / width, ha="left", y=1 - 0.05 / height, va="top")
     for row in range(rows):
-        label = int(looks[0].labels[row])
-        _panel(figure, grid[row, 0], looks[0].pixels[row].permute(1, 2, 0)).set_title(f"is {_short(names[label], 1)}")
+        label = looks[0].labels[row]
+        labels = label.nonzero()[:, 0].tolist() if label.ndim else [int(label)]
+        said = ", ".join(_short(names[number], len(labels)) for number in labels) or "none of the classes"
+        _panel(figure, grid[row, 0], looks[0].pixels[row].permute(1, 2, 0)).set_title(f"is {said}")
         column = 2
         for look in looks:
             first = column
@@ -165,7 +169,7 @@ def _draw(looks: list[Look]) -> Figure:
                 for place, values in enumerate(maps):
                     ax = _panel(figure, grid[row, column + place], values, **_scale(maps, place))
                     if place == 0:
-                        ax.set_title(title, fontweight="bold" if category == label else "normal")
+                        ax.set_title(title, fontweight="bold" if category in labels else "normal")
                     if (row, column + place) == (0, first):
                         ax.annotate(look.run.arm, (0, 1), (0, 12), "axes fraction", "offset points")
                     if row == rows - 1:

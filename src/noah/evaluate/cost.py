@@ -159,12 +159,12 @@ def peak_memory(model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.d
     else:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             _train_step(model, images, labels, dtype)
-        step = _running_maximum(profiler)
+        step = running_maximum(profiler)
     model.zero_grad(set_to_none=True)
     return weights + step
 
 
-def _running_maximum(profiler: profile) -> int:
+def running_maximum(profiler: profile) -> int:
     """Largest sum of the allocations minus the frees of a profile, in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"

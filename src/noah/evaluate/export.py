@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from noah.config import Run
+from noah.data.transforms import mean_and_std
 from noah.evaluate.trained import load_trained
 from noah.files import write_atomic
 from noah.models import build_model
@@ -62,19 +63,20 @@ def import_weights(checkpoint: Path, out: Path, **arguments) -> None:
 
     Args:
         checkpoint: See `noah.load_official_weights`.
-        **arguments: Of `noah.build_model`; they stand in the file.
+        **arguments: Of `noah.build_model`; they stand in the file, with the mean and std of the model's family.
 
     Raises:
         ValueError: What `build_model` and `load_official_weights` refuse.
     """
     model = build_model(**arguments)
     load_official_weights(model, checkpoint)
+    description = {"model": arguments, **{name: model.default_cfg[name] for name in ("mean", "std")}}
     with write_atomic(out) as temporary:
-        save_file(model.state_dict(), temporary, metadata={"noah": json.dumps({"model": arguments})})
+        save_file(model.state_dict(), temporary, metadata={"noah": json.dumps(description)})
 
 
 def _describe(run: Run) -> str:
-    dataset = run.dataset
+    dataset, (mean, std) = run.dataset, mean_and_std(run.recipe, run.dataset)
     return json.dumps(
         {
             "run": run.key,
@@ -82,8 +84,8 @@ def _describe(run: Run) -> str:
             "model": run.model_arguments,
             "classes": dataset.classes,
             "image_size": dataset.image_size,
-            "mean": dataset.mean,
-            "std": dataset.std,
+            "mean": mean,
+            "std": std,
         }
     )
 

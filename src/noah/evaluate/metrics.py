@@ -1,15 +1,17 @@
-"""Accuracy from prediction records: what was predicted is on disk, so a metric never needs the model again."""
+"""Metrics from prediction records: what was predicted is on disk, so a metric never needs the model again."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
+from noah.evaluate.multi_label import multi_label_metrics, read_multi_label
 from noah.files import read_json, write_json
 
 
 def score(run_dir: Path, test_manifest: Path) -> dict:
-    """Score the single-label records of a run and write its metrics.json.
+    """Score the records of a run and write its metrics.json.
 
     Args:
         run_dir: `…/runs/{dataset}/{recipe}/{backbone}/{arm}/s{seed}` with predictions.parquet, history.csv
@@ -17,8 +19,9 @@ def score(run_dir: Path, test_manifest: Path) -> dict:
         test_manifest: manifest.json of the split that was predicted.
 
     Returns:
-        What metrics.json holds: top1, top5, per_class_top1 and minival_top1 in percent (a class without images and a
-        run without minival: None), loss in nats per image.
+        What metrics.json holds: top1, top5 and per_class_top1 in percent (a class without images: None) and loss in
+        nats per image, or what `multi_label_metrics` says; minival_top1 or minival_map in percent (a run without
+        minival: None), final_train_loss.
 
     Raises:
         ValueError: A file is missing or broken, or the records are not exactly the manifest's samples.
@@ -28,16 +31,11 @@ def score(run_dir: Path, test_manifest: Path) -> dict:
         if field not in manifest:
             raise ValueError(f"{test_manifest}: missing key '{field}'")
     path = run_dir / "predictions.parquet"
-    records = _read_predictions(path)
-    _check_records(path, records, manifest["samples"], len(manifest["classes"]))
-    history = _read_history(run_dir / "history.csv")
-
-    label = records["label"].to_numpy()
-    top5 = np.stack(records["top5"].to_numpy())
-    first = top5[:, 0] == label
-    images = np.bincount(label, minlength=len(manifest["classes"]))
-    hits = np.bincount(label[first], minlength=len(images))
-    last = history.iloc[-1]
+    multi_label = _is_multi_label(path)
+    measure = _multi_label if multi_label else _single_label
+    images, measured = measure(path, manifest["samples"], len(manifest["classes"]))
+    minival = "minival_map" if multi_label else "minival_top1"
+    last = _read_history(run_dir / "history.csv", minival).iloc[-1]
     provenance = read_json(run_dir / "provenance.json")
     for field in ("run_key", "run_sha256"):
         if field not in provenance:
@@ -46,16 +44,45 @@ def score(run_dir: Path, test_manifest: Path) -> dict:
         "run_key": provenance["run_key"],
         "run_sha256": provenance["run_sha256"],
         "split": "test",
-        "images": len(records),
-        "top1": 100 * int(first.sum()) / len(records),
-        "top5": 100 * int((top5 == label[:, None]).any(axis=1).sum()) / len(records),
-        "loss": -float(records["label_logprob"].to_numpy(np.float64).mean()),
-        "per_class_top1": [100 * int(h) / int(n) if n else None for h, n in zip(hits, images, strict=True)],
-        "minival_top1": None if pd.isna(last["minival_top1"]) else float(last["minival_top1"]),
+        "images": images,
+        **measured,
+        minival: None if pd.isna(last[minival]) else float(last[minival]),
         "final_train_loss": float(last["train_loss"]),
     }
     write_json(run_dir / "metrics.json", metrics)
     return metrics
+
+
+def _is_multi_label(path: Path) -> bool:
+    try:
+        return "labels" in pq.read_schema(path).names
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not prediction records: {' '.join(str(error).split())}") from None
+
+
+def _multi_label(path: Path, samples: int, num_classes: int) -> tuple[int, dict]:
+    keys, targets, scores, thresholds = read_multi_label(path, num_classes)
+    _check_keys(path, pd.Series(keys), samples)
+    return len(keys), multi_label_metrics(targets, scores, thresholds)
+
+
+def _single_label(path: Path, samples: int, num_classes: int) -> tuple[int, dict]:
+    records = _read_predictions(path)
+    _check_keys(path, records["key"], samples)
+    _check_records(path, records, num_classes)
+    label = records["label"].to_numpy()
+    top5 = np.stack(records["top5"].to_numpy())
+    first = top5[:, 0] == label
+    images = np.bincount(label, minlength=num_classes)
+    hits = np.bincount(label[first], minlength=num_classes)
+    return len(records), {
+        "top1": 100 * int(first.sum()) / len(records),
+        "top5": 100 * int((top5 == label[:, None]).any(axis=1).sum()) / len(records),
+        "loss": -float(records["label_logprob"].to_numpy(np.float64).mean()),
+        "per_class_top1": [100 * int(h) / int(n) if n else None for h, n in zip(hits, images, strict=True)],
+    }
 
 
 def _read_predictions(path: Path) -> pd.DataFrame:
@@ -68,14 +95,17 @@ def _read_predictions(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: not prediction records: {' '.join(str(error).split())}") from None
 
 
-def _check_records(path: Path, records: pd.DataFrame, samples: int, num_classes: int) -> None:
-    if len(records) != samples:
-        raise ValueError(f"{path}: {len(records)} records, expected the manifest's {samples} samples")
+def _check_keys(path: Path, keys: pd.Series, samples: int) -> None:
+    if len(keys) != samples:
+        raise ValueError(f"{path}: {len(keys)} records, expected the manifest's {samples} samples")
     if not samples:
         raise ValueError(f"{path}: no records, expected at least one")
-    doubled = records["key"][records["key"].duplicated()]
+    doubled = keys[keys.duplicated()]
     if len(doubled):
         raise ValueError(f"{path}: key: '{doubled.iloc[0]}' is recorded more than once, expected every key once")
+
+
+def _check_records(path: Path, records: pd.DataFrame, num_classes: int) -> None:
     wrong = records[(records["label"] < 0) | (records["label"] >= num_classes)]
     if len(wrong):
         key, label = wrong.iloc[0][["key", "label"]]
@@ -88,14 +118,14 @@ def _check_records(path: Path, records: pd.DataFrame, samples: int, num_classes:
         )
 
 
-def _read_history(path: Path) -> pd.DataFrame:
+def _read_history(path: Path, minival: str) -> pd.DataFrame:
     try:
         history = pd.read_csv(path)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         raise ValueError(f"{path}: missing or empty, expected one line per epoch") from None
-    absent = {"train_loss", "minival_top1"} - set(history.columns)
+    absent = {"train_loss", minival} - set(history.columns)
     if absent or history.empty:
-        raise ValueError(f"{path}: expected one line per epoch with columns train_loss and minival_top1")
+        raise ValueError(f"{path}: expected one line per epoch with columns train_loss and {minival}")
     if not np.isfinite(history["train_loss"].iloc[-1]):
         value = history["train_loss"].iloc[-1]
         raise ValueError(f"{path}: train_loss of the last epoch is {value}, expected a finite number")

@@ -9,7 +9,15 @@ from noah.config import Run, Study
 from noah.files import read_json, write_atomic, write_json
 from noah.report.fairness import fairness
 
-RUN_METRICS = ("top1", "top5", "loss", "minival_top1", "final_train_loss", "train_seconds")
+RUN_METRICS = {
+    "top1": ("top1", "top5", "loss", "minival_top1", "final_train_loss", "train_seconds"),
+    "map": (
+        *("map", "cp", "cr", "cf1", "op", "or", "of1", "cf1_top3", "of1_top3", "cf1_chosen", "of1_chosen"),
+        *("loss", "minival_map", "final_train_loss", "train_seconds"),
+    ),
+}
+"""By the score of the run's dataset."""
+_PER_CLASS = {"top1": "per_class_top1", "map": "per_class_ap"}
 COST_METRICS = (
     "parameters",
     "head_parameters",
@@ -82,7 +90,7 @@ def read_run(study: Study, run: Run) -> RunRecord:
         return RunRecord(run, f"no {absent[0]}", {}, {}, {})
     metrics, provenance, arm = (read_json(folder / f"{name}.json") for name in ("metrics", "provenance", "arm"))
     for name, content, fields in (
-        ("metrics", metrics, ("run_sha256", *RUN_METRICS[:-1])),
+        ("metrics", metrics, ("run_sha256", *RUN_METRICS[run.dataset.score][:-1])),
         ("provenance", provenance, ("run_sha256", "manifests", "train_seconds", "evaluated_weights")),
     ):
         for field in fields:
@@ -96,13 +104,13 @@ def read_run(study: Study, run: Run) -> RunRecord:
 
 
 def _run_rows(record: RunRecord) -> list[tuple]:
-    run = record.run
+    run, score = record.run, record.run.dataset.score
     name = (run.dataset.name, run.recipe_name, run.backbone.slug, run.backbone.width, run.arm, run.seed)
-    values = {metric: {**record.provenance, **record.metrics}.get(metric) for metric in RUN_METRICS}
+    values = {metric: {**record.provenance, **record.metrics}.get(metric) for metric in RUN_METRICS[score]}
     if "minival" not in run.dataset.splits:
-        del values["minival_top1"]
-    per_class = record.metrics.get("per_class_top1") or [None] * run.dataset.num_classes
-    values |= {f"top1/{label}": value for label, value in zip(run.dataset.classes, per_class, strict=True)}
+        del values[f"minival_{score}"]
+    per_class = record.metrics.get(_PER_CLASS[score]) or [None] * run.dataset.num_classes
+    values |= {f"{score}/{label}": value for label, value in zip(run.dataset.classes, per_class, strict=True)}
     return [(*name, metric, value, _status(value)) for metric, value in values.items()]
 
 

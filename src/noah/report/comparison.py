@@ -9,11 +9,15 @@ import pandas as pd
 from noah.backbones import BACKBONES, BASELINE_HEAD
 from noah.config import BackboneSpec, Run, Study
 from noah.report.collect import run_folder
-from noah.report.stats import Difference, paired_correct, top1_difference
+from noah.report.stats import Difference, map_difference, paired_correct, paired_scores, top1_difference
 
 PUBLISHED_ON = "ImageNet"
 """Where the numbers of config/published/*.csv were measured."""
+SCORES = {"top1": "top-1", "map": "mAP"}
+"""What `Dataset.score` is called."""
 
+_MEASURES = {"top1": (paired_correct, top1_difference), "map": (paired_scores, map_difference)}
+_RECORDS = {"top1": ["key", "label", "top5"], "map": ["key", "labels", "scores"]}
 _PUBLISHED_NOAH = {
     "score": "softmax",
     "split_groups": True,
@@ -29,6 +33,8 @@ class ArmResult:
     """One arm of a row. Seeds without a finished run are left out of every metric."""
 
     expected_seeds: tuple[int, ...]
+    score: str
+    """Which metric says how good it is: `top1` or `map`."""
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     """Metric -> seed -> value, as in long.parquet."""
     cost: dict[str, float] = field(default_factory=dict)
@@ -36,7 +42,7 @@ class ArmResult:
 
     @property
     def seeds(self) -> list[int]:
-        return sorted(self.metrics.get("top1", {}))
+        return sorted(self.metrics.get(self.score, {}))
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class PairResult:
     difference: Difference | None = None
     """None where no seed has both arms."""
     minival_delta: float | None = None
-    """Mean over the seeds of the differences in minival top-1, percentage points."""
+    """Mean over the seeds of the differences in the minival's score, percentage points."""
     published_delta: float | None = None
     """The paper's, on ImageNet; None unless the pair is the paper's own: its baseline head and its NOAH."""
     published_name: str | None = None
@@ -60,6 +66,8 @@ class Row:
     """A backbone on a dataset with a recipe. An arm or pair that does not exist for the family is None."""
 
     dataset: str
+    score: str
+    """Of the dataset: `top1` or `map`."""
     recipe: str
     backbone: BackboneSpec
     arms: dict[str, ArmResult | None]
@@ -97,10 +105,11 @@ def compare(study: Study) -> list[Row]:
     published = _read_published(study)
     rows = []
     for dataset, recipe, backbone in sorted(runs, key=_order(study)):
-        of_arm = runs[dataset, recipe, backbone]
+        of_arm, score = runs[dataset, recipe, backbone], study.datasets[dataset].score
         arms = {
             arm: ArmResult(
                 tuple(of_arm[arm]),
+                score,
                 metrics.get((dataset, recipe, backbone.slug, arm), {}),
                 costs.get((dataset, backbone.slug, arm), {}),
             )
@@ -113,13 +122,13 @@ def compare(study: Study) -> list[Row]:
                 study,
                 (of_arm[one], of_arm[other]),
                 (arms[one], arms[other]),
-                published.get((backbone.name, backbone.width)),
+                published.get((backbone.name, backbone.width)) if score == "top1" else None,
             )
             if one in of_arm and other in of_arm
             else None
             for one, other in study.spec.compare
         }
-        rows.append(Row(dataset, recipe, backbone, arms, pairs))
+        rows.append(Row(dataset, score, recipe, backbone, arms, pairs))
     return rows
 
 
@@ -158,15 +167,15 @@ def _compare_pair(
     expected = tuple(seed for seed in runs[0] if seed in runs[1])
     seeds = tuple(seed for seed in expected if all(seed in arm.seeds for arm in arms))
     difference = minival_delta = None
+    score = arms[0].score
     if seeds:
         try:
-            difference = top1_difference(
-                *paired_correct(*([_records(study, of[seed]) for seed in seeds] for of in runs))
-            )
+            join, measure = _MEASURES[score]
+            difference = measure(*join(*([_records(study, of[seed]) for seed in seeds] for of in runs)))
         except ValueError as error:
             keys = " and ".join(run_folder(study, of[seeds[0]]).parent.as_posix() for of in runs)
             raise ValueError(f"{keys}: {error}") from None
-        minival = [arm.metrics.get("minival_top1", {}) for arm in arms]
+        minival = [arm.metrics.get(f"minival_{score}", {}) for arm in arms]
         if all(seed in scores for seed in seeds for scores in minival):
             minival_delta = sum(minival[1][seed] - minival[0][seed] for seed in seeds) / len(seeds)
     one, other = (next(iter(of.values())) for of in runs)
@@ -180,7 +189,7 @@ def _records(study: Study, run: Run) -> pd.DataFrame:
     path = run_folder(study, run) / "predictions.parquet"
     if not path.is_file():
         raise ValueError(f"{path}: no such file, though the run was collected: collect again")
-    return pd.read_parquet(path, columns=["key", "label", "top5"])
+    return pd.read_parquet(path, columns=_RECORDS[run.dataset.score])
 
 
 def _is_papers_pair(one: Run, other: Run, published: dict) -> bool:

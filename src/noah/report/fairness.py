@@ -53,13 +53,8 @@ def fairness(study: Study, records: Sequence, costs: Sequence[dict]) -> dict:
         "test_images": {
             d: _distinct(r.metrics.get("images") for r in found if r.run.dataset.name == d) for d in study.datasets
         },
-        "manifests": {
-            dataset: {
-                split: _distinct(r.provenance["manifests"].get(split) for r in found if r.run.dataset.name == dataset)
-                for split in spec.splits
-            }
-            for dataset, spec in study.datasets.items()
-        },
+        "manifests": _per_split(study, found, "manifests"),
+        "quarantine_share": _per_split(study, found, "quarantine_share"),
         "commits": [
             {"commit": commit, "dirty": dirty, "runs": runs}
             for (commit, dirty), runs in Counter((p.get("commit"), bool(p.get("dirty"))) for p in provenances).items()
@@ -83,6 +78,17 @@ def fairness(study: Study, records: Sequence, costs: Sequence[dict]) -> dict:
     report["finished"] = [report["finished"][0], report["finished"][-1]] if report["finished"] else []
     report["warnings"] = warnings + _warnings(report)
     return report
+
+
+def _per_split(study: Study, found: Sequence, fact: str) -> dict[str, dict[str, list]]:
+    """Dataset -> split -> what the runs' provenance says there."""
+    return {
+        dataset: {
+            split: _distinct(r.provenance.get(fact, {}).get(split) for r in found if r.run.dataset.name == dataset)
+            for split in spec.splits
+        }
+        for dataset, spec in study.datasets.items()
+    }
 
 
 def _arms(found: Sequence) -> tuple[list[dict], list[str]]:
@@ -110,7 +116,7 @@ def _comparisons(study: Study, arms: list[dict]) -> list[dict]:
             if not all(name in runs for name in names):
                 continue
             known = all(name in facts for name in names)
-            recipes = [runs[name].recipe.model_dump(mode="json") for name in names]
+            recipes = [dict(runs[name].recipe) for name in names]  # with defaults, which a dump may leave out
             differences = _differing(*(facts[name] for name in names), ARM_FACTS) if known else {}
             differences |= {f"recipe.{k}": v for k, v in _differing(*recipes, recipes[0]).items()}
             comparisons.append(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from noah.config import Study
 from noah.files import write_atomic
 from noah.report.collect import run_folder
-from noah.report.comparison import PUBLISHED_ON, PairResult, Row, compare
+from noah.report.comparison import PUBLISHED_ON, SCORES, PairResult, Row, compare
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette: told apart by colour-blind readers. Line styles and markers repeat what it says."""
@@ -55,7 +55,7 @@ def write_figures(study: Study) -> list[Path]:
 
 
 def _training_curves(study: Study, rows: list[Row]) -> Figure:
-    """Per backbone: minival top-1 above training loss, by epoch."""
+    """Per backbone: the minival's score above the training loss, by epoch."""
     per_line = min(_PANELS_PER_LINE, len(rows))
     lines = math.ceil(len(rows) / per_line)
     figure = Figure(figsize=(3.2 * per_line + 0.6, 4.4 * lines + 0.6), layout="constrained")
@@ -67,11 +67,12 @@ def _training_curves(study: Study, rows: list[Row]) -> Figure:
         top, bottom = (axes[2 * (index // per_line) + half, index % per_line] for half in (0, 1))
         histories = _histories(study, row)
         top.set_title(_title(row, rows))
-        for ax, metric, label in ((top, "minival_top1", "minival top-1 (%)"), (bottom, "train_loss", "training loss")):
+        minival = (top, f"minival_{row.score}", f"minival {SCORES[row.score]} (%)")
+        for ax, metric, label in (minival, (bottom, "train_loss", "training loss")):
             for place, arm in enumerate(study.spec.arms):
                 curves = [history[metric].dropna() for history in histories.get(arm, [])]
                 _curve(ax, [curve for curve in curves if len(curve)], arm, place)
-            if index % per_line == 0:
+            if index % per_line == 0 or row.score != rows[index - 1].score:
                 ax.set_ylabel(label)
             if not ax.lines:
                 _say_missing(ax)
@@ -103,7 +104,7 @@ def _histories(study: Study, row: Row) -> dict[str, list[pd.DataFrame]]:
             continue
         path = run_folder(study, run) / "history.csv"
         history = pd.read_csv(path)
-        absent = {"epoch", "train_loss", "minival_top1"} - set(history.columns)
+        absent = {"epoch", "train_loss", f"minival_{row.score}"} - set(history.columns)
         if absent:
             raise ValueError(f"{path}: missing column '{min(absent)}'")
         histories.setdefault(run.arm, []).append(history.set_index("epoch"))
@@ -124,7 +125,8 @@ def _differences(study: Study, rows: list[Row]) -> Figure:
     ax.axvline(0, color="#555555", linewidth=0.8)
     ax.set_yticks(heights, [_title(row, rows) for row in rows])
     ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set_xlabel("difference in top-1 (percentage points)")
+    scores = " or ".join(dict.fromkeys(SCORES[row.score] for row in rows))
+    ax.set_xlabel(f"difference in {scores} (percentage points)")
     ax.set_title(study.spec.title)
     _legend(figure, [ax], ncols=1)
     return figure

@@ -4,9 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from noah.config import Study
-from noah.report.comparison import PUBLISHED_ON, reference_arm
+from noah.report.comparison import PUBLISHED_ON, SCORES, reference_arm
 from noah.report.stats import RESAMPLES
 
+_NAMES = {
+    "top1": "Top-1 in percent",
+    "map": "mAP in percent (mean over classes of average precision, without classes that have no image)",
+}
 _LABELS = {
     "class_token": "class token",
     "positions": "positions L",
@@ -44,35 +48,53 @@ def notes(study: Study, fairness: dict, *, published: bool) -> tuple[str, ...]:
 
 def _numbers(study: Study, fairness: dict) -> list[str]:
     seeds = fairness["seeds"]
-    images = ", ".join(
-        f"{d}: {' or '.join(f'{n:,}' for n in counts)} images"
-        for d, counts in fairness["test_images"].items()
-        if counts
-    )
     spread = "mean ± standard deviation over seeds" if len(seeds) > 1 else "of seed"
-    sentences = [
-        f"Top-1 in percent on the test split ({images or 'not predicted yet'}), {spread} "
-        f"{', '.join(map(str, seeds))}; minival scores are in the CSV."
-    ]
-    if study.spec.compare and len(seeds) > 1:
-        sentences.append(
-            "Δ: percentage points, ± half-width of the 95% interval sqrt(h_seed² + h_image²), with h_seed from "
-            f"Student's t over the seeds' differences and h_image from {RESAMPLES:,} paired bootstraps of the test "
-            "images. Where only one seed has both arms the interval is the images' alone and seeds are not covered. "
-            "p: exact McNemar test, median over seeds."
+    scores = list(dict.fromkeys(dataset.score for dataset in study.datasets.values()))
+    sentences = []
+    for score in scores:
+        images = ", ".join(
+            f"{d}: {' or '.join(f'{n:,}' for n in counts)} images"
+            for d, counts in fairness["test_images"].items()
+            if counts and study.datasets[d].score == score
         )
-    elif study.spec.compare:
         sentences.append(
-            f"Δ: percentage points, ± half-width of the 95% interval from {RESAMPLES:,} paired bootstraps of the test "
-            "images: seeds not covered. p: exact McNemar test."
+            f"{_NAMES[score]} on the test split ({images or 'not predicted yet'}), {spread} "
+            f"{', '.join(map(str, seeds))}; minival scores are in the CSV."
         )
+    if study.spec.compare:
+        sentences += _intervals(scores, len(seeds) > 1)
     return sentences
+
+
+def _intervals(scores: list[str], several_seeds: bool) -> list[str]:
+    resamples = " or ".join(
+        f"{RESAMPLES[score]:,}{f' ({SCORES[score]})' if len(scores) > 1 else ''}" for score in scores
+    )
+    test = []
+    if "top1" in scores:
+        test.append(f"p: exact McNemar test{', median over seeds' if several_seeds else ''}.")
+    if "map" in scores:
+        test.append("The McNemar test does not apply to mAP: —.")
+    if several_seeds:
+        return [
+            "Δ: percentage points, ± half-width of the 95% interval sqrt(h_seed² + h_image²), with h_seed from "
+            f"Student's t over the seeds' differences and h_image from {resamples} paired bootstraps of the test "
+            "images. Where only one seed has both arms the interval is the images' alone and seeds are not covered. "
+            + " ".join(test)
+        ]
+    return [
+        f"Δ: percentage points, ± half-width of the 95% interval from {resamples} paired bootstraps of the test "
+        f"images: seeds not covered. {' '.join(test)}"
+    ]
 
 
 def _arms(study: Study, fairness: dict) -> list[str]:
     """How arms are initialised and how pairs differ; backbones that read alike share a clause."""
     recipes = _grouped(dict.fromkeys((run.backbone.slug, run.recipe_name) for run in study.runs))
     sentences = [f"Recipe (config/recipes): {recipes}."]
+    started = _grouped((run.backbone.slug, run.backbone.weights) for run in study.runs if run.backbone.weights)
+    if started:
+        sentences.append(f"Backbones start from trained weights, the same for all arms: {started}.")
     for arm in study.spec.arms:
         clauses = _grouped((a["backbone"], a["init"]) for a in fairness["arms"] if a["arm"] == arm)
         if clauses:
@@ -112,6 +134,12 @@ def _origin(fairness: dict) -> list[str]:
         + ", ".join(f"{split} {'/'.join(sha[:12] for sha in shas)}" for split, shas in splits.items() if shas)
         for dataset, splits in fairness["manifests"].items()
     )
+    left_out = "; ".join(
+        f"{dataset} {split} {' or '.join(f'{share:.3%}' for share in shares)}"
+        for dataset, splits in fairness["quarantine_share"].items()
+        for split, shares in splits.items()
+        if any(shares)
+    )
     commits = ", ".join(
         f"{(c['commit'] or 'unknown')[:10]}{' (uncommitted changes)' if c['dirty'] else ''}: {c['runs']} runs"
         for c in fairness["commits"]
@@ -123,6 +151,7 @@ def _origin(fairness: dict) -> list[str]:
     return [
         f"Evaluated weights: {weights}, a rule fixed before training; the test split selected nothing.",
         f"Data (sha256 of the manifests): {data}.",
+        *([f"Left out as bad images (quarantine.csv), share of the split: {left_out}."] if left_out else []),
         f"Commits of the runs: {commits}.",
         f"Trained on {machines}, {threads} threads, {versions}{f'; finished {days}' if days else ''}.",
     ]

@@ -9,13 +9,13 @@ from statistics import mean, stdev
 from noah.config import Study
 from noah.files import read_json, write_atomic, write_text
 from noah.report.collect import COST_METRICS, RUN_METRICS
-from noah.report.comparison import PUBLISHED_ON, ArmResult, PairResult, Row, compare, reference_arm, section
+from noah.report.comparison import PUBLISHED_ON, SCORES, ArmResult, PairResult, Row, compare, reference_arm, section
 from noah.report.notes import notes
 from noah.report.render import RENDERERS, Grid, Table, markdown
 
 MISSING = "missing"
 ABSENT = "—"
-"""The arm does not exist for this family, or the paper has no such number."""
+"""The arm does not exist for this family, the paper has no such number, or the test does not apply to the score."""
 
 PUBLISHED = {
     "tables/comparison.md": ".md",
@@ -64,7 +64,7 @@ def publish(study: Study, docs_dir: Path = Path("docs/results")) -> list[Path]:
 
 
 def build_table(study: Study) -> Table:
-    """Accuracy and cost of every row, one pair of grids per section (`noah.report.comparison.section`)."""
+    """Score and cost of every row, one pair of grids per section (`noah.report.comparison.section`)."""
     rows = compare(study)
     fairness = read_json(study.results / "fairness.json")
     has_published = any(pair and pair.published_delta is not None for row in rows for pair in row.pairs.values())
@@ -72,15 +72,16 @@ def build_table(study: Study) -> Table:
     grids = []
     for name, group in sections:
         suffix = f", {' with recipe '.join(name)}" if len(sections) > 1 else ""
-        grids += [_accuracy_grid(study, group, f"Accuracy{suffix}"), _cost_grid(study, group, f"Cost{suffix}")]
+        title = {"top1": "Accuracy", "map": "Mean average precision"}[group[0].score]
+        grids += [_score_grid(study, group, f"{title}{suffix}"), _cost_grid(study, group, f"Cost{suffix}")]
     records = [record for row in rows for record in (*_arm_records(study, row), *_pair_records(row))]
     return Table(study.spec.title, tuple(grids), notes(study, fairness, published=has_published), tuple(records))
 
 
-def _accuracy_grid(study: Study, rows: list[Row], caption: str) -> Grid:
-    header = ["backbone", "width", *(f"{arm} top-1" for arm in study.spec.arms)]
+def _score_grid(study: Study, rows: list[Row], caption: str) -> Grid:
+    header = ["backbone", "width", *(f"{arm} {SCORES[rows[0].score]}" for arm in study.spec.arms)]
     columns: list[Callable[[Row], str]] = [lambda row: row.label, lambda row: f"{row.backbone.width:g}"]
-    columns += [lambda row, arm=arm: _top1(row.arms[arm]) for arm in study.spec.arms]
+    columns += [lambda row, arm=arm: _score(row.arms[arm]) for arm in study.spec.arms]
     for pair in study.spec.compare:
         header += [f"Δ {pair[0]} → {pair[1]}", "p"]
         columns += [lambda row, pair=pair: _delta(row.pairs[pair]), lambda row, pair=pair: _p(row.pairs[pair])]
@@ -107,10 +108,10 @@ def _cost_grid(study: Study, rows: list[Row], caption: str) -> Grid:
     return Grid(caption, tuple(header), tuple(tuple(column(row) for column in columns) for row in rows))
 
 
-def _top1(arm: ArmResult | None) -> str:
+def _score(arm: ArmResult | None) -> str:
     if arm is None:
         return ABSENT
-    values = list(arm.metrics.get("top1", {}).values())
+    values = list(arm.metrics.get(arm.score, {}).values())
     if not values:
         return MISSING
     text = f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
@@ -138,6 +139,8 @@ def _p(pair: PairResult | None) -> str:
     if pair.difference is None:
         return MISSING
     p = pair.difference.mcnemar_p_median
+    if p is None:
+        return ABSENT
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
@@ -168,7 +171,7 @@ def _arm_records(study: Study, row: Row) -> list[dict]:
     for name, arm in row.arms.items():
         record = {**_row_name("arm", row), "arm": name}
         record |= _seeds(arm and arm.seeds, arm and arm.expected_seeds)
-        for metric in RUN_METRICS:
+        for metric in _run_metrics(study):
             values = arm.metrics.get(metric, {}) if arm else {}
             record |= {
                 f"{metric}_mean": mean(values.values()) if values else None,
@@ -183,6 +186,12 @@ def _arm_records(study: Study, row: Row) -> list[dict]:
     return records
 
 
+def _run_metrics(study: Study) -> tuple[str, ...]:
+    """Of all datasets of the study, so that its CSV has one set of columns."""
+    scores = dict.fromkeys(dataset.score for dataset in study.datasets.values())
+    return tuple(dict.fromkeys(metric for score in scores for metric in RUN_METRICS[score]))
+
+
 def _pair_records(row: Row) -> list[dict]:
     """One CSV row per compare pair; the fields of arms stay empty."""
     records = []
@@ -195,7 +204,7 @@ def _pair_records(row: Row) -> list[dict]:
         record |= {
             "delta_per_seed": difference and _listed(difference.per_seed),
             "mcnemar_p_median": difference and difference.mcnemar_p_median,
-            "mcnemar_p_per_seed": difference and _listed(difference.mcnemar_p),
+            "mcnemar_p_per_seed": difference and _listed(difference.mcnemar_p or ()),
             "minival_delta": pair and pair.minival_delta,
             "published_imagenet_delta": pair and pair.published_delta,
             "published_imagenet_name": pair and pair.published_name,
