@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from noah.config import load_study
-from noah.plan import make_plan, show_plan
+from noah.plan import make_plan, save_plan, show_plan
 
 
 @pytest.fixture
@@ -37,13 +37,22 @@ def test_hours_are_images_over_images_per_second_for_all_seeds_and_add_up(planne
     assert f"Total: 4 runs, {table.device_hours.sum():.2f} core-hours" in text
 
 
-def test_reserved_gpus_all_count_though_a_run_is_one_process(planned):
+def test_a_run_has_a_process_per_gpu_and_the_gpu_hours_are_those_of_all(planned):
     one, text = planned(resources={"gpus": 1})
     assert "GPU-hours" in text
     assert "one H100" in text
-    eight, _ = planned(resources={"gpus": 8})
+    eight, _ = planned(resources={"gpus": 4, "nodes": 2}, recipe={"micro_batch": 2})
     assert eight.images_per_s.tolist() == pytest.approx(one.images_per_s.tolist())
-    assert eight.device_hours.tolist() == pytest.approx((8 * one.device_hours).tolist())
+    assert eight.device_hours.tolist() == pytest.approx(one.device_hours.tolist())
+
+
+def test_the_plan_holds_what_a_job_asks_for(planned):
+    plan, _ = planned(resources={"cpus": 2, "mem_mb": 3000})
+    assert plan[["nodes", "gpus", "cpus"]].drop_duplicates().values.tolist() == [[1, 0, 2]]
+    assert (plan.mem_mb >= 3000).all()
+    hours = plan.device_hours / plan.runs / 2
+    assert (plan.runtime_min >= 2 * 60 * hours).all()
+    assert (plan.runtime_min <= 2 * 60 * hours + 1).all()
 
 
 def test_a_run_that_cannot_take_one_step_is_refused(planned):
@@ -51,7 +60,7 @@ def test_a_run_that_cannot_take_one_step_is_refused(planned):
         planned(recipe={"batch": 64})
 
 
-def test_a_batch_for_several_processes_is_refused_because_the_pipeline_starts_one(planned):
+def test_a_batch_that_the_processes_do_not_make_up_is_refused(planned):
     with pytest.raises(ValueError, match="batch is 16, expected micro_batch x accumulate x world size = 8 x 1 x 1 = 8"):
         planned(recipe={"micro_batch": 8})
 
@@ -130,3 +139,15 @@ def test_two_recipes_of_one_model_are_two_rows(planned):
 def test_an_augmentation_that_cannot_be_built_is_refused_with_its_arm(planned):
     with pytest.raises(ValueError, match=r"tiny.yaml: arm 'baseline' on backbone .*rand_augment is 'nonsense'"):
         planned(recipe={"rand_augment": "nonsense"})
+
+
+def test_weights_that_are_not_there_are_a_warning_and_stop_the_plan_that_jobs_rely_on(planned, monkeypatch):
+    rows = [{"name": "gmlp_tiny", "depth": 1, "patch_size": 8, "weights": "$NOWHERE/gmlp.safetensors"}]
+    monkeypatch.setenv("NOWHERE", "/nowhere")
+    table, text = planned(backbones=rows)
+    assert "warning: backbone 'gmlp_tiny-d1-p8-w1': weights: /nowhere/gmlp.safetensors: no such file" in text
+    with pytest.raises(ValueError, match=r"studies/tiny.yaml: .*gmlp.safetensors: no such file"):
+        save_plan(load_study("tiny"), table)
+    monkeypatch.delenv("NOWHERE")
+    with pytest.raises(ValueError, match="expected its variables to be set"):
+        save_plan(load_study("tiny"), table)

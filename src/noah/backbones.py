@@ -6,7 +6,7 @@ result tables in the READMEs of OSVAI/NOAH (commit 2449201); see config/publishe
 
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ BASELINE_HEAD: dict[Family, str] = {"cnn": "gap", "vit": "token", "mlp": "gap"}
 
 BASELINE_INIT: dict[Family, str] = {"cnn": "default", "vit": "trunc_normal", "mlp": "zero"}
 NOAH_INIT: dict[Family, str] = {"cnn": "official", "vit": "official", "mlp": "official_mlp"}
-"""NOAH's are the official code's; where baselines differ from it stands in docs/models.md."""
+"""As in the official code; `Backbone.baseline_init` has the CNNs that differ from `default`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Backbone:
         num_heads: N of the published NOAH model.
         key_ratio: r of the published NOAH model.
         patch: Pixels that must divide the side of an image.
+        drop_rate: Dropout in the head of the published NOAH model.
+        baseline_init: How the linear layer of the paper's baseline starts; None: as `BASELINE_INIT` of the family.
+        body: Arguments of the timm model, where its default differs from the official code.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Backbone:
     num_heads: int = 4
     key_ratio: float = 0.5
     patch: int = 1
+    drop_rate: float = 0.1
+    baseline_init: str | None = None
+    body: dict[str, bool] = field(default_factory=dict)
 
     @property
     def widths(self) -> tuple[float, ...]:
@@ -58,19 +64,21 @@ def _widths(name: str, family: Family, timm: str, channels: tuple[int, int, int]
 
 
 _MOBILENETV2 = {1.0: "mobilenetv2_100", 0.75: "mobilenetv2_075", 0.5: "mobilenetv2_050", 0.35: "mobilenetv2_035"}
-_MOBILE = {"num_heads": 8, "key_ratio": 0.25}
+_MOBILE = {"num_heads": 8, "key_ratio": 0.25, "drop_rate": 0.2}
+_NORMAL = {"baseline_init": "normal"}
+_RESNET = {**_NORMAL, "body": {"zero_init_last": False}}
 
 # In the order of the paper's tables.
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        _one_width("resnet18", "cnn", "resnet18", 512),
-        _one_width("resnet50", "cnn", "resnet50", 2048, key_ratio=0.125),
-        _one_width("resnet101", "cnn", "resnet101", 2048, key_ratio=0.125),
-        _one_width("resnet152", "cnn", "resnet152", 2048, key_ratio=0.125),
-        Backbone("mobilenetv2", "cnn", _MOBILENETV2, dict.fromkeys(_MOBILENETV2, 1280), **_MOBILE),
-        _one_width("mobilenetv3_small", "cnn", "mobilenetv3_small", 1280, **_MOBILE),
-        _one_width("shufflenetv2", "cnn", "shufflenetv2_100", 1024, **_MOBILE),
+        _one_width("resnet18", "cnn", "resnet18", 512, **_RESNET),
+        _one_width("resnet50", "cnn", "resnet50", 2048, key_ratio=0.125, **_RESNET),
+        _one_width("resnet101", "cnn", "resnet101", 2048, key_ratio=0.125, **_RESNET),
+        _one_width("resnet152", "cnn", "resnet152", 2048, key_ratio=0.125, **_RESNET),
+        Backbone("mobilenetv2", "cnn", _MOBILENETV2, dict.fromkeys(_MOBILENETV2, 1280), **_MOBILE, **_NORMAL),
+        _one_width("mobilenetv3_small", "cnn", "mobilenetv3_small", 1280, **_MOBILE, **_NORMAL),
+        _one_width("shufflenetv2", "cnn", "shufflenetv2_100", 1024, **{**_MOBILE, "drop_rate": 0.0}),
         _one_width("deit_base", "vit", "deit_base_patch16_224", 768, patch=16),
         _one_width("deit_small", "vit", "deit_small_patch16_224", 384, patch=16),
         _widths("deit_tiny", "vit", "deit_tiny{}_patch16_224", (192, 144, 96), patch=16),
@@ -93,8 +101,9 @@ def paper_head(head: str, published: Backbone | None) -> tuple[str, dict]:
     family = published.family if published else None
     if head == "baseline":
         head = BASELINE_HEAD.get(family, "gap")
-    if head in BASELINE_HEAD.values():
-        return head, {"init": BASELINE_INIT.get(family, "default")}
+    if head in (*BASELINE_HEAD.values(), "moved_gap"):
+        own = published.baseline_init if published else None
+        return head, {"init": own or BASELINE_INIT.get(family, "default")}
     init = NOAH_INIT.get(family, "official") if head == "noah" else "default"
     if head not in ("noah", "gap_hidden", "hidden_gap"):
         return head, {"init": init}

@@ -1,5 +1,6 @@
 """What a study is going to train and what that will take, found out by building every model on the meta device."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from noah.backbones import BASELINE_HEAD
 from noah.config import Run, Study
+from noah.data.shards import shards_hint
 from noah.data.transforms import eval_transform, train_transform
 from noah.evaluate.cost import count_macs
 from noah.evaluate.estimate import BASES, find_throughput, kept_for_backward, number_size, planned_device, step_bytes
@@ -18,8 +20,10 @@ from noah.files import write_atomic
 from noah.models import build_model, describe
 from noah.models.features import probe
 
-PROCESSES = 1
-"""That the pipeline starts per run (workflow/rules/train.smk)."""
+RUNTIME_MARGIN = 2
+"""Wall time that is asked for, over the estimate of training: +-40%, start-up, evaluation."""
+BASE_MB = 2000
+"""Memory of a process on the CPU before it has a model: Python, torch, shards in the cache of the system."""
 
 SIGNATURES: dict[str, tuple[Callable[[float], bool], str]] = {
     "channels_per_head": (lambda value: value < 16, "fewer than 16 channels for each head of NOAH (C/N)"),
@@ -52,6 +56,19 @@ def make_plan(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def missing_weights(study: Study) -> list[str]:
+    """What is wrong with the weights that backbones start from, one sentence each."""
+    problems = {}
+    for run in study.runs:
+        try:
+            path = run.backbone.weights_path
+            if path and not path.is_file():
+                problems[run.backbone.slug] = f"backbone '{run.backbone.slug}': weights: {path}: no such file"
+        except ValueError as error:
+            problems[run.backbone.slug] = str(error)
+    return list(problems.values())
+
+
 def _describe(study: Study, run: Run) -> dict:
     size = run.dataset.image_size
     try:
@@ -69,7 +86,7 @@ def _describe(study: Study, run: Run) -> dict:
 
 def _check_augmentation(study: Study, run: Run) -> None:
     try:
-        run.recipe.check_world_size(PROCESSES)
+        run.recipe.check_world_size(study.spec.resources.ranks)
         train_transform(run.recipe, run.dataset)
         eval_transform(run.recipe, run.dataset)
     except ValueError as error:
@@ -82,14 +99,16 @@ def _about(study: Study, run: Run, error: ValueError | str) -> ValueError:
 
 def _row(study: Study, run: Run, model: dict) -> dict:
     speed, basis = find_throughput(study, run, model)
-    samples, seeds = run.dataset.splits["train"].samples, len(study.spec.seeds)
+    samples, seeds = run.dataset.training_images(), len(study.spec.seeds)
     batch = run.recipe.batch
     if samples is not None and samples < batch:
         raise _about(study, run, f"batch is {batch}, expected at most the {samples} images of split train")
     images = run.recipe.epochs * (samples // batch) * batch if samples else None
     resources = study.spec.resources
-    devices = resources.gpus or resources.cpus
-    hours = devices * images / speed / 3600 if images and speed else None
+    devices = resources.nodes * (resources.gpus or resources.cpus)
+    # Measured speeds are those of all processes together.
+    hours = images / (speed if basis == "measured" else speed * resources.ranks) / 3600 if images and speed else None
+    needed_mb = BASE_MB + 1.5 * step_bytes(run.recipe, model["parameters"], model["kept"]) / 1e6
     return {
         "dataset": run.dataset.name,
         "recipe": run.recipe_name,
@@ -108,7 +127,12 @@ def _row(study: Study, run: Run, model: dict) -> dict:
         "images_per_s": speed,
         "basis": basis,
         "runs": seeds,
-        "device_hours": hours * seeds if hours is not None else None,
+        "device_hours": hours * devices * seeds if hours is not None else None,
+        "nodes": resources.nodes,
+        "gpus": resources.gpus,
+        "cpus": resources.cpus,
+        "mem_mb": resources.mem_mb if resources.gpus else max(resources.mem_mb, round(needed_mb)),
+        "runtime_min": math.ceil(60 * hours * RUNTIME_MARGIN) if hours is not None else None,
         **_signatures(run, model),
         "published_parameters_m": _published_parameters(study, run),
     }
@@ -117,7 +141,7 @@ def _row(study: Study, run: Run, model: dict) -> dict:
 def _signatures(run: Run, model: dict) -> dict[str, float | None]:
     """The columns of SIGNATURES; the first two matter to NOAH alone."""
     heads = run.head.num_heads if run.head.name == "noah" else None
-    samples, recipe = run.dataset.splits["train"].samples, run.recipe
+    samples, recipe = run.dataset.training_images(), run.recipe
     kept_by_head = recipe.forward_batch * number_size(recipe) * model["head_kept"]
     return {
         "channels_per_head": model["in_features"] / heads if heads else None,
@@ -162,6 +186,12 @@ def show_plan(study: Study, plan: pd.DataFrame) -> None:
             found = ", ".join(f"{row.backbone}/{row.arm} {getattr(row, column):.2g}" for row in bad.itertuples())
             if found:
                 console.print(f"warning: {text}: {dataset}/{recipe}: {found}")
+    for dataset in study.datasets.values():
+        for split in dataset.splits:
+            if hint := shards_hint(dataset, split, Path("shards") / dataset.name / split):
+                console.print(f"hint: {hint}")
+    for problem in missing_weights(study):
+        console.print(f"warning: {problem}")
     unknown = int(plan.device_hours.isna().sum())
     missing = f", without {unknown} rows whose number of images is not known" if unknown else ""
     console.print(f"Total: {len(study.runs)} runs, {plan.device_hours.sum():,.2f} {unit}{missing}")
@@ -196,6 +226,13 @@ def _cells(row) -> tuple[str, ...]:
 
 
 def save_plan(study: Study, plan: pd.DataFrame) -> Path:
+    """Write results/{study}/plan.csv, which the jobs that are about to start look up.
+
+    Raises:
+        ValueError: Weights that a backbone starts from are not there: training would fail, hours later.
+    """
+    if problems := missing_weights(study):
+        raise ValueError(f"{study.path}: {'; '.join(problems)}")
     path = study.results / "plan.csv"
     with write_atomic(path) as temporary:
         plan.to_csv(temporary, index=False)

@@ -64,14 +64,17 @@ def test_a_recipe_says_where_it_comes_from_and_what_to_expect(name):
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_asks_a_question_and_says_how_to_run_it(name):
     assert "?" in header("studies", name)
-    assert "Run: make tables" in header("studies", name)
+    assert re.search(r"Run: (make tables|snakemake --profile slurm)", header("studies", name))
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_expands_at_both_scales_without_data_and_small_is_smaller(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     full, small = (load_study(name, scale, CONFIG) for scale in ("full", "small"))
-    work = [sum(r.recipe.epochs * r.dataset.splits["train"].samples for r in study.runs) for study in (full, small)]
+    work = [
+        sum(r.recipe.epochs * (r.dataset.splits["train"].samples or 1_000_000) for r in study.runs)
+        for study in (full, small)
+    ]
     assert work[1] < work[0] / 2
     for study in (full, small):
         present = {(run.dataset.name, run.backbone.slug, run.arm) for run in study.runs}
@@ -102,9 +105,9 @@ def test_a_number_of_classes_stands_for_their_names(project):
 
 def test_a_field_that_came_later_leaves_the_hash_of_older_runs_alone():
     digits = {run.key: run.hash for run in load_study("digits", config_dir=CONFIG).runs}
-    # Of the commit before `interpolation`, `repeats` and `first_size` were added. It changes with what the run trains.
+    # Of the commit that raised RESULTS_VERSION to 2. It changes with what the run trains.
     key = "digits/digits-cnn/mobilenetv2-s1-os8-w0.35/noah/s0"
-    assert digits[key] == "57c51b36edfb9cef575ffa68caeb23fa7490f93f07ace0d0c102ac4e5c23940c"
+    assert digits[key] == "cad54b8c5378cf2e511ebe20b8301d65ecd1e91f9bd0b259e49e0202ee5d3cc8"
     plain = Recipe(epochs=1, batch=2, lr=0.1)
     assert not {"interpolation", "repeats", "first_size"} & plain.model_dump(exclude_none=True).keys()
     changed = plain.model_copy(update={"interpolation": "bilinear", "repeats": 3, "first_size": 16})

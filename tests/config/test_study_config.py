@@ -45,7 +45,9 @@ def test_run_survives_its_yaml(project):
 
 def test_where_data_lies_and_how_jobs_are_cut_is_no_part_of_a_run(project):
     before = load_study("tiny").runs[0].hash
-    edit("datasets/tiny.yaml", root="elsewhere", shards_per_job=1)
+    splits = yaml.safe_load(Path("config/datasets/tiny.yaml").read_text())["splits"]
+    splits = {name: {**split, "raw": {"images": f"{name}.tar"}} for name, split in splits.items()}
+    edit("datasets/tiny.yaml", root="elsewhere", shards_per_job=1, files={"other.npy": {"bytes": 7}}, splits=splits)
     assert load_study("tiny").runs[0].hash == before
 
 
@@ -86,6 +88,43 @@ def test_paper_defaults_fill_what_an_arm_leaves_out(project):
     assert (heads["mobilenetv2", "noah"].num_heads, heads["mobilenetv2", "noah"].key_ratio) == (8, 0.25)
     assert heads["mobilenetv2", "baseline"].name == "gap"
     assert heads["deit_tiny", "baseline"].name == "token"
+
+
+def test_the_papers_dropout_is_that_of_each_backbones_noah_and_has_to_be_asked_for(project):
+    rows = [{"name": name} for name in ("resnet18", "mobilenetv2", "shufflenetv2")]
+    arms = {"noah": {"head": "noah"}, "dropped": {"head": "baseline", "drop_rate": "paper"}}
+    edit("studies/tiny.yaml", backbones=rows, arms=arms, compare=[])
+    edit("datasets/tiny.yaml", image_size=64)
+    rates = {(run.backbone.name, run.arm): run.head.drop_rate for run in load_study("tiny").runs}
+    assert [rates[name, "dropped"] for name in ("resnet18", "mobilenetv2", "shufflenetv2")] == [0.1, 0.2, 0.0]
+    assert not any(rates[row["name"], "noah"] for row in rows)
+    edit("studies/tiny.yaml", backbones=[{"name": "convnext_atto"}])
+    with pytest.raises(ValueError, match=r"arms.dropped.drop_rate is 'paper', which backbone 'convnext_atto' lacks"):
+        load_study("tiny")
+
+
+def test_an_arm_may_exist_for_some_backbones_only(project):
+    arms = {"a": {"head": "gap"}, "b": {"head": "noah", "backbones": ["resnet18"]}}
+    edit("studies/tiny.yaml", backbones=[{"name": "resnet18"}, {"name": "resnet50"}], arms=arms, compare=[["a", "b"]])
+    found = {(run.backbone.name, run.arm) for run in load_study("tiny").runs}
+    assert found == {("resnet18", "a"), ("resnet18", "b"), ("resnet50", "a")}
+    edit("studies/tiny.yaml", arms={**arms, "b": {"head": "noah", "backbones": ["resnet81"]}})
+    with pytest.raises(ValueError, match=r"arms.b.backbones: unknown backbone 'resnet81'.*did you mean resnet18"):
+        load_study("tiny")
+
+
+def test_a_backbone_may_train_on_some_datasets_only_and_with_a_recipe_for_each(project):
+    Path("config/datasets/other.yaml").write_text(Path("config/datasets/tiny.yaml").read_text())
+    edit("datasets/other.yaml", name="other")
+    Path("config/recipes/long.yaml").write_text(Path("config/recipes/tiny.yaml").read_text())
+    row = {"name": "gmlp_tiny", "depth": 1}
+    rows = [{**row, "recipe": "tiny", "datasets": ["tiny"]}, {**row, "recipe": "long", "datasets": ["other"]}]
+    edit("studies/tiny.yaml", datasets=["tiny", "other"], recipes=[], backbones=rows)
+    pairs = {tuple(run.key.split("/")[:2]) for run in load_study("tiny").runs}
+    assert pairs == {("tiny", "tiny"), ("other", "long")}
+    edit("studies/tiny.yaml", backbones=[{**rows[0], "datasets": ["tinny"]}])
+    with pytest.raises(ValueError, match=r"backbones.gmlp_tiny-d1-w1.datasets: unknown dataset 'tinny'.*mean tiny"):
+        load_study("tiny")
 
 
 MISTAKES = {

@@ -70,6 +70,19 @@ def test_only_mobilenetv3_moves_a_layer_and_only_for_heads_that_do_not_begin_wit
     }
 
 
+def test_the_control_of_the_moved_layer_differs_from_the_baseline_in_nothing_else():
+    gap, moved, noah = (on_meta("mobilenetv3_small", head) for head in ("gap", "moved_gap", "noah"))
+    assert moved.head.init == gap.head.init == "normal"
+    facts = [describe(model) for model in (gap, moved, noah)]
+    assert facts[1].pop("moved_layers") == facts[2]["moved_layers"] == ["conv_head"]
+    assert facts[0].pop("moved_layers") == []
+    assert facts[0] == facts[1]
+
+
+def test_published_resnets_start_every_residual_branch_as_the_official_code_does():
+    assert build_model("resnet18", num_classes=3).backbone.layer1[0].bn2.weight.all()
+
+
 def test_no_noah_model_has_a_class_token_and_all_vision_transformer_baselines_have_one():
     for name, width, _ in published():
         baseline, noah = (describe(on_meta(name, head, width=width)) for head in ("baseline", "noah"))

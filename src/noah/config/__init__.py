@@ -3,6 +3,7 @@
 from noah.config.dataset import Dataset, Scenes, Split, load_dataset
 from noah.config.head import Head
 from noah.config.recipe import Recipe, load_recipe
+from noah.config.resources import train_resources
 from noah.config.run import RESULTS_VERSION, BackboneSpec, Run, load_run
 from noah.config.study import Arm, Resources, Study, StudySpec, load_study
 
@@ -23,4 +24,5 @@ __all__ = [
     "load_recipe",
     "load_run",
     "load_study",
+    "train_resources",
 ]

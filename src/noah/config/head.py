@@ -7,13 +7,14 @@ from pydantic import Field, model_validator
 from noah.backbones import check_divides, split_channels
 from noah.config.files import Strict, one_of
 
-_LINEAR_INITS = ("default", "zero", "trunc_normal")
+_LINEAR_INITS = ("default", "zero", "trunc_normal", "normal")
 INITS: dict[str, tuple[str, ...]] = {
     "gap": _LINEAR_INITS,
     "token": _LINEAR_INITS,
     "noah": ("official", "official_mlp", "small_m"),
     "gap_hidden": _LINEAR_INITS,
     "hidden_gap": _LINEAR_INITS,
+    "moved_gap": _LINEAR_INITS,
     "csra": ("default",),
     "attention_pool": _LINEAR_INITS,
     "ml_decoder": ("default",),

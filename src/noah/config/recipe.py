@@ -5,15 +5,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from noah.config.files import Strict, parse, read_yaml
+from noah.config.files import Strict, later, parse, read_yaml
 
 GROWN = 7 / 8
 """With `first_size`: the share of the epochs after which training images have their full size."""
-
-
-def _later(default, **limits):
-    """A field that came after runs had been trained: a run.yaml leaves its default out, so that old hashes hold."""
-    return Field(default, exclude_if=lambda value: value == default, **limits)
 
 
 class Recipe(Strict):
@@ -51,12 +46,15 @@ class Recipe(Strict):
     crop: Literal["random_resized", "pad", "none"] = "random_resized"
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: Literal["bilinear", "bicubic", "random"] = _later("bicubic")
+    interpolation: Literal["bilinear", "bicubic", "random"] = later("bicubic")
     """Of every resampling; `random` draws one of the two for each training image and evaluates with bicubic."""
+    mean: tuple[float, float, float] | None = later(None)
+    """Of pixel values in 0..1, per channel, with `std`; default: the dataset's."""
+    std: tuple[float, float, float] | None = later(None)
     first_size: int | None = Field(None, ge=8)
     """CNNs only: side of the training images in the first epoch, in pixels. It grows in a straight line, in multiples
     of 8, to the dataset's `image_size`, which it has from 7/8 of the epochs on. Evaluation always sees `image_size`."""
-    repeats: int = _later(1, ge=1)
+    repeats: int = later(1, ge=1)
     """Repeated augmentation (arXiv 1902.05509): copies of each image in an epoch, each augmented in its own way. The
     epoch stays as long as without, so it sees this many times fewer images."""
     pad_px: int = Field(2, ge=0)
@@ -69,6 +67,9 @@ class Recipe(Strict):
     eval_crop: float = Field(1.0, gt=0, le=1)
     """Share of the resized image that evaluation sees (its centre)."""
 
+    multi_label_loss: Literal["bce", "asymmetric"] = later("bce")
+    """Of multi-label datasets: binary cross-entropy, or ASL (arXiv 2009.14119) with gamma 4 and 1 and clip 0.05; both
+    the mean over images and classes. Others are trained with cross-entropy."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0)
     cutmix: float = Field(0.0, ge=0)
@@ -83,6 +84,10 @@ class Recipe(Strict):
 
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
+    fused: bool = later(False)
+    """One kernel for the whole update of the optimizer."""
+    compile: bool = later(False)
+    """torch.compile of the backbone's training steps, for speed (noah.engine.compiled)."""
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -98,6 +103,10 @@ class Recipe(Strict):
             low, high = getattr(self, field)
             if not 0 < low <= high <= largest:
                 raise ValueError(f"{field} is [{low}, {high}], expected 0 < low <= high <= {largest:g}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"mean is {self.mean} and std is {self.std}, expected both or none")
+        if self.std and min(self.std) <= 0:
+            raise ValueError(f"std is {list(self.std)}, expected numbers above 0")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected less than epochs ({self.epochs})")
         if (self.mixup or self.cutmix) and self.forward_batch % 2:

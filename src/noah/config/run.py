@@ -1,6 +1,7 @@
 """A run: everything that decides a trained model, and nothing else. Its YAML is what is cached, resumed and tracked."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,14 +9,16 @@ import yaml
 from pydantic import Field, model_validator
 
 from noah.backbones import BACKBONES, Family
-from noah.config.dataset import Dataset, Name
+from noah.config.dataset import Dataset, Name, Sha256
 from noah.config.files import Strict, parse, read_yaml
 from noah.config.head import Head
 from noah.config.recipe import Recipe
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised by hand when the code changes what the same config trains: dear rules depend on it, not on the code."""
 
+_WHERE_DATA_LIES = {"root": True, "files": True, "shards_per_job": True, "splits": {"__all__": {"raw"}}}
+"""Of a dataset, and how jobs are cut: the manifest says what the images are."""
 _SLUG_PREFIX = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os"}
 
 
@@ -33,6 +36,10 @@ class BackboneSpec(Strict):
     """MobileNetV2: stride of the first convolution."""
     output_stride: Literal[8, 16, 32] | None = None
     """MobileNetV2: input pixels per position of the last map; later strides become dilations."""
+    weights: str | None = None
+    """A .safetensors file that the backbone starts from (noah.models.pretrained), with environment variables."""
+    weights_sha256: Sha256 | None = None
+    """What that file must be."""
 
     @model_validator(mode="after")
     def _known_width(self):
@@ -51,6 +58,16 @@ class BackboneSpec(Strict):
     def changes(self) -> dict[str, int]:
         """The fields that differ from the published architecture."""
         return self.model_dump(include=set(_SLUG_PREFIX), exclude_none=True)
+
+    @property
+    def weights_path(self) -> Path | None:
+        """`weights` with its environment variables filled in; ValueError names one that is not set."""
+        if self.weights is None:
+            return None
+        path = os.path.expanduser(os.path.expandvars(self.weights))
+        if "$" in path:
+            raise ValueError(f"backbone '{self.slug}': weights is '{self.weights}', expected its variables to be set")
+        return Path(path)
 
     @property
     def slug(self) -> str:
@@ -93,6 +110,17 @@ class Run(Strict):
         return self
 
     @model_validator(mode="after")
+    def _targets_are_mixed_only_of_single_labels(self):
+        for field in ("mixup", "cutmix", "label_smoothing") if self.dataset.multi_label else ():
+            value = getattr(self.recipe, field)
+            if value:
+                raise ValueError(
+                    f"recipe '{self.recipe_name}': {field} is {value}, expected 0 for multi-label dataset "
+                    f"'{self.dataset.name}'"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _channels_divide(self):
         published = BACKBONES.get(self.backbone.name)
         if published:
@@ -124,7 +152,7 @@ class Run(Strict):
 
     def to_yaml(self) -> str:
         """What decides the result: no paths, no device, no number of shard jobs."""
-        data = self.model_dump(mode="json", exclude_none=True, exclude={"dataset": {"root", "shards_per_job"}})
+        data = self.model_dump(mode="json", exclude_none=True, exclude={"dataset": _WHERE_DATA_LIES})
         return yaml.safe_dump(data, sort_keys=False)
 
     @property

@@ -15,6 +15,8 @@ from noah.config.recipe import Recipe, load_recipe
 from noah.config.run import RESULTS_VERSION, BackboneSpec, Run
 
 SCALES = ("full", "small")
+PAPER = "paper"
+"""An arm's `drop_rate: paper` is the dropout that the published NOAH model of the backbone has in its head."""
 
 
 class StudyBackbone(BackboneSpec):
@@ -22,6 +24,8 @@ class StudyBackbone(BackboneSpec):
 
     recipe: Name | None = None
     """Default: every recipe of the study."""
+    datasets: tuple[Name, ...] | None = None
+    """Default: every dataset of the study."""
 
 
 class Arm(Strict, extra="allow"):
@@ -32,8 +36,15 @@ class Arm(Strict, extra="allow"):
     """`baseline` is the head of the paper's baseline: class token for vision transformers, else mean over positions."""
     families: tuple[Family, ...] | None = None
     """The arm exists for these families only; default: all."""
+    backbones: tuple[str, ...] | None = None
+    """The arm exists for these backbones only, by name; default: all."""
     recipe: dict[str, Any] = {}
     """Recipe fields that differ in this arm."""
+
+    def takes(self, backbone: BackboneSpec) -> bool:
+        """Whether the arm exists for a backbone."""
+        of_family = self.families is None or backbone.family in self.families
+        return of_family and (self.backbones is None or backbone.name in self.backbones)
 
     @model_validator(mode="after")
     def _known(self):
@@ -49,10 +60,23 @@ class Arm(Strict, extra="allow"):
 class Resources(Strict):
     """What one training job asks of the cluster, until `noah plan --save` knows better."""
 
+    nodes: int = Field(1, ge=1)
     gpus: int = Field(0, ge=0)
+    """Of each node: one process runs on each, or one on the CPUs of a node without any."""
     cpus: int = Field(1, ge=1)
+    """Of each node."""
     mem_mb: int = Field(4000, ge=100)
+    """Of each node."""
     runtime_min: int = Field(15, ge=1)
+
+    @property
+    def ranks_per_node(self) -> int:
+        return max(self.gpus, 1)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train one run together."""
+        return self.nodes * self.ranks_per_node
 
 
 class StudySpec(Strict):
@@ -84,6 +108,10 @@ class StudySpec(Strict):
             for arm in pair:
                 if arm not in self.arms:
                     raise ValueError(f"compare: unknown arm '{arm}'{one_of(arm, self.arms)}")
+        names = {backbone.name for backbone in self.backbones}
+        for name, arm in self.arms.items():
+            for backbone in set(arm.backbones or ()) - names:
+                raise ValueError(f"arms.{name}.backbones: unknown backbone '{backbone}'{one_of(backbone, names)}")
         without = [backbone.slug for backbone in self.backbones if backbone.recipe is None]
         if without and not self.recipes:
             raise ValueError(f"recipes: got none, expected at least one for backbone '{without[0]}'")
@@ -93,9 +121,16 @@ class StudySpec(Strict):
                 raise ValueError(f"{field}: a value is given twice in {list(values)}")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds are {list(self.seeds)}, expected numbers from 0")
-        slugs = [backbone.slug for backbone in self.backbones]
-        if len(set(slugs)) != len(slugs):
-            raise ValueError(f"backbones: given twice: {', '.join(sorted({s for s in slugs if slugs.count(s) > 1}))}")
+        rows = set()
+        for backbone in self.backbones:
+            for dataset in backbone.datasets or self.datasets:
+                if dataset not in self.datasets:
+                    known = one_of(dataset, self.datasets)
+                    raise ValueError(f"backbones.{backbone.slug}.datasets: unknown dataset '{dataset}'{known}")
+                row = (dataset, backbone.recipe, backbone.slug)
+                if row in rows:
+                    raise ValueError(f"backbones: given twice: {backbone.slug}")
+                rows.add(row)
         return self
 
 
@@ -169,6 +204,8 @@ def _expand(spec: StudySpec, datasets: dict[str, Dataset], path: Path, config_di
     recipes: dict[tuple[str, str], Recipe] = {}
     for dataset in datasets.values():
         for backbone in spec.backbones:
+            if backbone.datasets and dataset.name not in backbone.datasets:
+                continue
             if backbone.family is None and not is_timm_name(backbone.name):
                 raise ValueError(
                     f"{path}: backbones: unknown backbone '{backbone.name}'{one_of(backbone.name, BACKBONES)}, "
@@ -176,7 +213,7 @@ def _expand(spec: StudySpec, datasets: dict[str, Dataset], path: Path, config_di
                 )
             for recipe in (backbone.recipe,) if backbone.recipe else spec.recipes:
                 for arm_name, arm in spec.arms.items():
-                    if arm.families and backbone.family not in arm.families:
+                    if not arm.takes(backbone):
                         continue
                     if (recipe, arm_name) not in recipes:
                         origin = f"{path}: recipe and arms.{arm_name}.recipe"
@@ -186,7 +223,7 @@ def _expand(spec: StudySpec, datasets: dict[str, Dataset], path: Path, config_di
                         "dataset": dataset,
                         "recipe_name": recipe,
                         "recipe": recipes[recipe, arm_name],
-                        "backbone": backbone.model_dump(exclude={"recipe"}),
+                        "backbone": backbone.model_dump(exclude={"recipe", "datasets"}),
                         "arm": arm_name,
                         "head": _resolve_head(arm, backbone, path, arm_name),
                     }
@@ -198,4 +235,9 @@ def _resolve_head(arm: Arm, backbone: BackboneSpec, path: Path, arm_name: str) -
     """Fill in what the arm leaves to the paper."""
     name, defaults = paper_head(arm.head, BACKBONES.get(backbone.name))
     given = {key: value for key, value in arm.model_extra.items() if value is not None}
+    if given.get("drop_rate") == PAPER:
+        published = BACKBONES.get(backbone.name)
+        if published is None:
+            raise ValueError(f"{path}: arms.{arm_name}.drop_rate is '{PAPER}', which backbone '{backbone.name}' lacks")
+        given["drop_rate"] = published.drop_rate
     return parse(Head, {"name": name, **defaults, **given}, f"{path}: arms.{arm_name}")

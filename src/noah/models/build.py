@@ -62,7 +62,7 @@ def build_model(
             divide, an image that the patches do not divide, a model of timm whose features no head can take.
     """
     published = BACKBONES.get(backbone)
-    timm_name, arguments = _timm_name(backbone, published, width), {}
+    timm_name, arguments = _timm_name(backbone, published, width), dict(published.body) if published else {}
     head, defaults = paper_head(head, published)
     head_kwargs = {**defaults, **head_kwargs}
     accepted = _accepted(timm_name)

@@ -1,0 +1,64 @@
+"""Backbones that start from trained weights."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from noah.models import build_model
+from noah.models.pretrained import load_backbone
+
+SMALL = {"num_classes": 3, "img_size": 32}
+
+
+def test_a_backbone_of_ours_starts_from_another_arms_weights(tmp_path):
+    one, other = (build_model("mobilenetv2", head, width=0.35, **SMALL) for head in ("gap", "noah"))
+    save_file(one.state_dict(), tmp_path / "gap.safetensors")
+    load_backbone(other, tmp_path / "gap.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(one.eval().forward_features(images), other.eval().forward_features(images))
+
+
+def test_a_timm_model_with_its_classifier_fits_without_it(tmp_path):
+    trained = timm.create_model("resnet18", num_classes=7).eval()
+    save_file(trained.state_dict(), tmp_path / "resnet18.safetensors")
+    model = build_model("resnet18", "noah", **SMALL).eval()
+    load_backbone(model, tmp_path / "resnet18.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model.forward_features(images), trained.forward_features(images))
+
+
+@pytest.mark.parametrize("head", ["token", "noah"])
+def test_positions_of_a_vision_transformer_are_resized_and_lose_the_token_where_there_is_none(tmp_path, head):
+    trained = timm.create_model("deit_tiny_patch16_224", img_size=64)
+    save_file(trained.state_dict(), tmp_path / "deit.safetensors")
+    model = build_model("deit_tiny", head, num_classes=3, img_size=96)
+    load_backbone(model, tmp_path / "deit.safetensors")
+    assert model.backbone.pos_embed.shape == (1, 36 + (head == "token"), 192)
+    same = build_model("deit_tiny", head, num_classes=3, img_size=64)
+    load_backbone(same, tmp_path / "deit.safetensors")
+    torch.testing.assert_close(same.backbone.pos_embed, trained.pos_embed[:, int(head != "token") :])
+
+
+def test_weights_of_another_backbone_are_refused_by_the_first_tensor(tmp_path):
+    narrow = build_model("mobilenetv2", "gap", width=0.35, **SMALL)
+    save_file(narrow.state_dict(), tmp_path / "narrow.safetensors")
+    with pytest.raises(ValueError, match=r"narrow.safetensors: 'conv_stem.weight' has shape \(16, .* expected \(32,"):
+        load_backbone(build_model("mobilenetv2", "gap", **SMALL), tmp_path / "narrow.safetensors")
+    with pytest.raises(ValueError, match=r"tensors of the backbone are not there, first 'conv1.weight'"):
+        load_backbone(build_model("resnet18", "gap", **SMALL), tmp_path / "narrow.safetensors")
+
+
+def test_another_file_than_the_study_names_is_refused(tmp_path):
+    model = build_model("mobilenetv2", "gap", width=0.35, **SMALL)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors: sha256 is [0-9a-f]{64}, expected 0{64}"):
+        load_backbone(model, tmp_path / "model.safetensors", "0" * 64)
+
+
+def test_what_is_no_safetensors_file_is_named(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle")
+    model = build_model("mobilenetv2", "gap", width=0.35, **SMALL)
+    for name, said in (("model.safetensors", "not a safetensors file"), ("absent.safetensors", "no such file")):
+        with pytest.raises(ValueError, match=f"{name}: {said}"):
+            load_backbone(model, tmp_path / name)
