@@ -14,14 +14,16 @@ def test_output_is_the_formula():
     pool, d = head.attention, C // N
     query = pool.latent[0, 0] @ pool.q.weight.T + pool.q.bias
     keys, values = (x @ pool.kv.weight.T + pool.kv.bias).chunk(2, dim=-1)
-    seen = []
+    seen, looked = [], []
     for n in range(N):
         part = slice(n * d, (n + 1) * d)
         attention = (keys[..., part] @ query[part] / d**0.5).softmax(-1)
+        looked.append(attention)
         seen.append(torch.einsum("bl,bld->bd", attention, values[..., part]))
     pooled = torch.cat(seen, -1) @ pool.proj.weight.T + pool.proj.bias
     pooled = pooled + pool.mlp(pool.norm(pooled))
     torch.testing.assert_close(head(x), head.fc(pooled))
+    torch.testing.assert_close(head.position_weights(x)[:, 0], torch.stack(looked).mean(0))
 
 
 @pytest.mark.parametrize("ratio", [1.0, 4.0])

@@ -11,7 +11,7 @@ def test_output_is_the_formula():
     head, x = ClassAttention(C, M, num_heads=N, num_blocks=2), torch.randn(2, 5, C)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    token, d = head.token.expand(2, 1, C), C // N
+    token, d, looked = head.token.expand(2, 1, C), C // N, []
     for block in head.blocks:
         seen = block.norm1(torch.cat([token, x], dim=1))
         query, keys, values = block.attn.q(seen[:, :1]), block.attn.k(seen), block.attn.v(seen)
@@ -19,10 +19,12 @@ def test_output_is_the_formula():
         for n in range(N):
             part = slice(n * d, (n + 1) * d)
             attention = (query[..., part] @ keys[..., part].transpose(1, 2) / d**0.5).softmax(-1)
+            looked.append(attention[..., 1:])
             parts.append(attention @ values[..., part])
         token = token + block.gamma_1 * block.attn.proj(torch.cat(parts, -1))
         token = token + block.gamma_2 * block.mlp(block.norm2(token))
     torch.testing.assert_close(head(x), head.fc(head.norm(token[:, 0])))
+    torch.testing.assert_close(head.position_weights(x), torch.stack(looked).mean(0))
 
 
 @pytest.mark.parametrize(("num_blocks", "ratio"), [(1, 2.0), (2, 4.0)])

@@ -25,6 +25,16 @@ def test_output_is_the_formula(num_heads, temperatures):
     torch.testing.assert_close(head(x), expected)
 
 
+def test_its_weights_are_those_of_the_second_mean():
+    head, x = CSRA(6, 4), torch.randn(2, 10, 6)
+    scores = x @ torch.nn.functional.normalize(head.fc.weight, dim=1).T
+    torch.testing.assert_close(head.position_weights(x), scores.softmax(1).transpose(1, 2))
+    peaks = CSRA(6, 4, num_heads=2)
+    weights = peaks.position_weights(x)
+    assert (weights.amax(2) > 0.5).all()
+    torch.testing.assert_close(weights.sum(2), torch.ones(2, 4))
+
+
 def test_parameters_are_a_vector_per_head_and_class():
     assert sum(p.numel() for p in CSRA(6, 4, num_heads=8).parameters()) == 8 * 6 * 4
 

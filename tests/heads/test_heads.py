@@ -22,6 +22,7 @@ SMALL = {
 WITHOUT_EFFECT = {"noah": {"query.bias"}, "class_attention": {"blocks.0.attn.k.bias"}}
 """A number added to all keys alike changes no softmax over the positions."""
 MAPS = [name for name in HEADS if name != "token"]
+WEIGHING = [name for name in HEADS if hasattr(HEADS[name], "position_weights")]
 
 
 def build(name, **kwargs):
@@ -65,6 +66,17 @@ def test_the_order_of_the_positions_does_not_matter(name):
 def test_an_image_gets_the_same_scores_whatever_stands_beside_it(name):
     head, x = randomised(name).eval(), features(B, C, 3, 2)
     torch.testing.assert_close(head(x)[:1], head(x[:1]))
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+def test_weights_of_positions_are_shares_and_follow_the_positions(name):
+    head, x = randomised(name).eval(), features(B, C, 3, 2)
+    weights = head.position_weights(x)
+    assert weights.shape in ((B, 1, 6), (B, M, 6))
+    assert (weights >= 0).all()
+    total = weights.sum(-1)
+    assert (total < 1).all() if name == "class_attention" else torch.allclose(total, torch.ones(1))
+    torch.testing.assert_close(head.position_weights(x.flatten(2).transpose(1, 2).flip(1)), weights.flip(-1))
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -16,15 +16,18 @@ def test_output_is_the_formula():
     weights, biases = head.attention.in_proj_weight.chunk(3), head.attention.in_proj_bias.chunk(3)
     q, k, v = (a @ w.T + b for a, w, b in zip((queries, positions, positions), weights, biases, strict=True))
     d = D // N
-    parts = []
+    parts, looked = [], []
     for n in range(N):
         part = slice(n * d, (n + 1) * d)
         attention = torch.einsum("kd,bld->bkl", q[:, part], k[..., part] / d**0.5).softmax(-1)
+        looked.append(attention)
         parts.append(attention @ v[..., part])
     groups = head.attention_norm(queries + head.attention.out_proj(torch.cat(parts, -1)))
     groups = head.mlp_norm(groups + head.mlp(groups))
     scores = [groups[:, m // 2] @ head.group_weight[m // 2, :, m % 2] + head.bias[m] for m in range(5)]
     torch.testing.assert_close(head(x), torch.stack(scores, 1))
+    of_groups = torch.stack(looked).mean(0)
+    torch.testing.assert_close(head.position_weights(x), of_groups[:, [0, 0, 1, 1, 2]])
 
 
 @pytest.mark.parametrize(("num_classes", "groups", "each"), [(3, 3, 1), (5, 4, 2), (8, 4, 2)])

@@ -20,6 +20,7 @@ def test_output_is_the_formula(gamma):
         attention = torch.stack([query @ (head.key.weight @ patch) / C**0.5 for patch in patches]).softmax(0)
         for c in range(C):
             pooled[b, c] = sum(attention[i] * values[i, c] ** gamma for i in range(L)) ** (1 / gamma)
+        torch.testing.assert_close(head.position_weights(x)[b, 0], attention)
     torch.testing.assert_close(head(x), head.fc(pooled))
 
 

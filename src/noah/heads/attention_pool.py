@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from noah.backbones import check_divides
 from noah.heads.baselines import INITS, PooledLinear
 from noah.heads.checks import check_above_zero
-from noah.heads.positions import as_tokens
+from noah.heads.positions import as_tokens, attention_weights
 
 
 class AttentionPool(PooledLinear):
@@ -55,3 +55,10 @@ class AttentionPool(PooledLinear):
 
     def pool(self, x: Tensor) -> Tensor:
         return self.attention(as_tokens(x, self.in_features))
+
+    def position_weights(self, x: Tensor) -> Tensor:
+        """(B, 1, L): its attention, the mean over heads, the same for all classes."""
+        x = as_tokens(x, self.in_features)
+        queries = self.attention.q(self.attention.latent).expand(x.shape[0], -1, -1)
+        keys, _ = self.attention.kv(x).chunk(2, dim=-1)
+        return attention_weights(queries, keys, self.attention.num_heads)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from noah.backbones import check_divides
 from noah.heads.baselines import INITS, PooledLinear
 from noah.heads.checks import check_above_zero
-from noah.heads.positions import as_tokens
+from noah.heads.positions import as_tokens, attention_weights
 
 
 class ClassAttention(PooledLinear):
@@ -73,3 +73,16 @@ class ClassAttention(PooledLinear):
         for block in self.blocks:
             token = block(x, token)
         return self.norm(token[:, 0])
+
+    def position_weights(self, x: Tensor) -> Tensor:
+        """(B, 1, L): the token's attention, the mean over heads and blocks, the same for all classes. What the token
+        gives itself is left out, so the sum over positions is below 1.
+        """
+        x = as_tokens(x, self.in_features)
+        token, weights = self.token.expand(x.shape[0], -1, -1), []
+        for block in self.blocks:
+            seen = block.norm1(torch.cat([token, x], 1))
+            queries, keys = block.attn.q(seen[:, :1]), block.attn.k(seen)
+            weights.append(attention_weights(queries, keys, block.attn.num_heads)[..., 1:])
+            token = block(x, token)
+        return torch.stack(weights).mean(0)

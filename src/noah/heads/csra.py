@@ -60,12 +60,24 @@ class CSRA(nn.Module):
         self.fc = nn.Linear(in_features, num_heads * num_classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(as_tokens(x, self.in_features))
-        scores = F.linear(x, F.normalize(self.fc.weight, dim=1)).unflatten(2, (self.num_heads, self.num_classes))
+        scores = self._scores(self.drop(as_tokens(x, self.in_features)))
         out = scores.mean(1).sum(1)
         for head, temperature in enumerate(TEMPERATURES[self.num_heads]):
             out = out + self.lam * _peak(scores[:, :, head], temperature)
         return out
+
+    def position_weights(self, x: Tensor) -> Tensor:
+        """(B, M, L): the weights of its second mean, averaged over heads; at infinity the best position has all."""
+        scores, weights = self._scores(as_tokens(x, self.in_features)), []
+        for head, temperature in enumerate(TEMPERATURES[self.num_heads]):
+            own = scores[:, :, head]
+            best = F.one_hot(own.argmax(1), own.shape[1]).transpose(1, 2).to(own.dtype)
+            weights.append(best if temperature == torch.inf else (temperature * own).softmax(1))
+        return torch.stack(weights).mean(0).transpose(1, 2)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """(B, L, H, M)."""
+        return F.linear(x, F.normalize(self.fc.weight, dim=1)).unflatten(2, (self.num_heads, self.num_classes))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.num_classes}, num_heads={self.num_heads}, lam={self.lam}"

@@ -67,12 +67,22 @@ class MLDecoder(nn.Module):
         nn.init.xavier_normal_(self.group_weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = self.embed(as_tokens(x, self.in_features)).relu()
-        queries = self.queries.expand(x.shape[0], -1, -1)
-        # Where a decoder has self-attention the official code adds the queries to themselves: noise while training.
-        queries = self.query_norm(queries + self.drop(queries))
+        queries, positions = self._queries_and_positions(x)
         attended, _ = self.attention(queries, positions, positions, need_weights=False)
         groups = self.attention_norm(queries + self.drop(attended))
         groups = self.mlp_norm(groups + self.drop(self.mlp(groups)))
         scores = torch.einsum("bkd,kdg->bkg", groups, self.group_weight).flatten(1)
         return scores[:, : self.num_classes] + self.bias
+
+    def position_weights(self, x: Tensor) -> Tensor:
+        """(B, M, L): the attention of each class's query, the mean over heads; classes of a group share theirs."""
+        queries, positions = self._queries_and_positions(x)
+        _, weights = self.attention(queries, positions, positions)
+        return weights.repeat_interleave(self.group_weight.shape[2], dim=1)[:, : self.num_classes]
+
+    def _queries_and_positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, D) and (B, L, D)."""
+        positions = self.embed(as_tokens(x, self.in_features)).relu()
+        queries = self.queries.expand(x.shape[0], -1, -1)
+        # Where a decoder has self-attention the official code adds the queries to themselves: noise while training.
+        return self.query_norm(queries + self.drop(queries)), positions

@@ -28,6 +28,13 @@ def mean_over_positions(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3)) if x.ndim == 4 else x.mean(dim=1)
 
 
+def attention_weights(queries: Tensor, keys: Tensor, num_heads: int) -> Tensor:
+    """What dot-product attention gives each position, the mean over its heads: (B, Q, C), (B, L, C) to (B, Q, L)."""
+    queries, keys = (x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (queries, keys))
+    scores = queries @ keys.transpose(2, 3) / queries.shape[-1] ** 0.5
+    return scores.softmax(-1).mean(1)
+
+
 def _check(x: Tensor, in_features: int) -> None:
     if x.ndim not in (3, 4) or x.shape[1 if x.ndim == 4 else 2] != in_features:
         raise ValueError(

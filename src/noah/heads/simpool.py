@@ -46,7 +46,14 @@ class SimPool(PooledLinear):
     def pool(self, x: Tensor) -> Tensor:
         x = as_tokens(x, self.in_features)
         patches = self.norm(x)
-        query = self.query(x.mean(1, keepdim=True)) * self.in_features**-0.5
-        attention = (query @ self.key(patches).transpose(1, 2)).softmax(-1)
         values = patches - patches.amin((1, 2), keepdim=True) + EPSILON
-        return (attention @ values.pow(self.gamma)).pow(1 / self.gamma).squeeze(1)
+        return (self._attention(x, patches) @ values.pow(self.gamma)).pow(1 / self.gamma).squeeze(1)
+
+    def position_weights(self, x: Tensor) -> Tensor:
+        """(B, 1, L): its attention, the same for all classes."""
+        x = as_tokens(x, self.in_features)
+        return self._attention(x, self.norm(x))
+
+    def _attention(self, x: Tensor, patches: Tensor) -> Tensor:
+        query = self.query(x.mean(1, keepdim=True)) * self.in_features**-0.5
+        return (query @ self.key(patches).transpose(1, 2)).softmax(-1)

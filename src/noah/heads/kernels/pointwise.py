@@ -47,7 +47,7 @@ def pool(k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
 
 
 def pool_backward(k: Tensor, v: Tensor, keep: Tensor | None, pooled: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of `pool` with respect to k and v, both (b, L, M) and of their dtype. May overwrite v.
+    """Gradients of `pool` with respect to k and v, both (b, L, M) and of their dtype. v may be overwritten.
 
     Args:
         k, v, keep: As in `pool`.

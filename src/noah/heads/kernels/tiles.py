@@ -15,8 +15,11 @@ from torch.amp import custom_bwd, custom_fwd
 from noah.heads.kernels.gemm import linear, matmul
 from noah.heads.kernels.pointwise import keep_mask
 
-TILE_NUMBERS = 784_000
-"""Keys, and as many values, of one tile at most, unless one image has more: 3 MB each, which caches hold."""
+TILE_NUMBERS = 196_000
+"""Keys, and as many values, of one tile at most, unless one image has more: 784 kB each, which caches hold."""
+
+CHANNELS = 128
+"""Channels of a weight whose gradient is computed at once."""
 
 
 class Pointwise(NamedTuple):
@@ -96,6 +99,12 @@ def _rows(x: Tensor, images: slice, part: slice) -> Tensor:
     return x[images, :, part].reshape(-1, part.stop - part.start)
 
 
+def _add_product(total: Tensor, rows: Tensor, grad: Tensor) -> None:
+    """total += rows.T @ grad, some channels at a time: of many, the product would be larger than a tile."""
+    for part, channels in zip(total.split(CHANNELS), rows.split(CHANNELS, 1), strict=True):
+        part += matmul(channels.t(), grad)
+
+
 class _Tiles(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cpu")
@@ -117,21 +126,21 @@ class _Tiles(torch.autograd.Function):
         d_bias = None if bias is None else torch.zeros_like(bias, dtype=pooled.dtype)
         for n in range(N):
             key_part, value_part = _parts(n, key_weight, value_weight)
+            inner = None if bias is None else bias[n]
             # Transposed, because of the operands that are fast; float32, because tiles add up.
             d_key, d_value = (pooled.new_zeros(weight.shape[2], M) for weight in (key_weight, value_weight))
             for index, images in enumerate(_slices(x, key_weight)):
-                keys, values = _rows(x, images, key_part), _rows(x, images, value_part)
-                k = linear(keys, key_weight[n]).view(-1, L, M)
-                v = linear(values, value_weight[n], None if bias is None else bias[n]).view(-1, L, M)
+                k = linear(_rows(x, images, key_part), key_weight[n]).view(-1, L, M)
+                v = linear(_rows(x, images, value_part), value_weight[n], inner).view(-1, L, M)
                 keep = _keep(seeds, index, n, k.shape, ctx.drop_rate, pooled.dtype)
                 dk, dv = ctx.pointwise.pool_backward(k, v, keep, pooled[images, n], grad[images, n])
                 del k, v, keep  # as soon as may be: tiles are what a step holds most of
                 dk, dv = dk.view(-1, M), dv.view(-1, M)
-                d_key += matmul(keys.t(), dk)
-                dx[images, :, key_part] = matmul(dk, key_weight[n]).view(-1, L, keys.shape[1])
+                _add_product(d_key, _rows(x, images, key_part), dk)
+                dx[images, :, key_part] = matmul(dk, key_weight[n]).view(-1, L, d_key.shape[0])
                 del dk
-                d_value += matmul(values.t(), dv)
-                dx[images, :, value_part] = matmul(dv, value_weight[n]).view(-1, L, values.shape[1])
+                _add_product(d_value, _rows(x, images, value_part), dv)
+                dx[images, :, value_part] = matmul(dv, value_weight[n]).view(-1, L, d_value.shape[0])
                 if bias is not None:
                     d_bias[n] += dv.sum(0)
                 del dv
