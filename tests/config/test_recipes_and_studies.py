@@ -12,6 +12,7 @@ from noah.config import Recipe, load_dataset, load_recipe, load_study
 
 CONFIG = REPOSITORY / "config"
 STUDIES = sorted(path.stem for path in (CONFIG / "studies").glob("*.yaml"))
+STUDY_ROW = r"^\| `([a-z-]+)` \|.*\| (\d+) / (\d+) \|$"
 RECIPE_OF = {
     "resnet18": "resnet",
     "resnet50": "resnet",
@@ -82,6 +83,12 @@ def test_a_study_expands_at_both_scales_without_data_and_small_is_smaller(name, 
             assert any((d, b, one) in present and (d, b, other) in present for d, b, _ in present)
 
 
+def test_the_docs_list_every_study_with_the_number_of_its_runs():
+    docs = (REPOSITORY / "docs/recipes.md").read_text(encoding="utf-8")
+    listed = {name: (int(full), int(small)) for name, full, small in re.findall(STUDY_ROW, docs, re.MULTILINE)}
+    assert listed == {name: tuple(len(load_study(name, s, CONFIG).runs) for s in ("full", "small")) for name in STUDIES}
+
+
 def test_an_arm_that_changes_the_number_of_parameters_has_a_control_of_its_size():
     for name in ("ablations", "first-experiments"):
         arms = yaml.safe_load((CONFIG / f"studies/{name}.yaml").read_text(encoding="utf-8"))["arms"]
@@ -109,6 +116,26 @@ def test_a_field_that_came_later_leaves_the_hash_of_older_runs_alone():
     key = "digits/digits-cnn/mobilenetv2-s1-os8-w0.35/noah/s0"
     assert digits[key] == "cad54b8c5378cf2e511ebe20b8301d65ecd1e91f9bd0b259e49e0202ee5d3cc8"
     plain = Recipe(epochs=1, batch=2, lr=0.1)
-    assert not {"interpolation", "repeats", "first_size"} & plain.model_dump(exclude_none=True).keys()
-    changed = plain.model_copy(update={"interpolation": "bilinear", "repeats": 3, "first_size": 16})
-    assert {"interpolation", "repeats", "first_size"} <= changed.model_dump(exclude_none=True).keys()
+    halves = (0.5, 0.5, 0.5)
+    later = {"interpolation": "bilinear", "repeats": 3, "first_size": 16, "mean": halves, "std": halves}
+    later |= {"fused": True, "compile": True}
+    assert not later.keys() & plain.model_dump(exclude_none=True).keys()
+    assert later.keys() <= plain.model_copy(update=later).model_dump(exclude_none=True).keys()
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "expected both or none"),
+        ({"std": (0.5, 0.5, 0.5)}, "expected both or none"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "expected numbers above 0"),
+    ],
+)
+def test_half_a_normalisation_is_refused(fields, problem):
+    with pytest.raises(ValueError, match=problem):
+        Recipe(epochs=1, batch=2, lr=0.1, **fields)
+
+
+def test_the_published_mlps_normalise_with_halves():
+    mlp = load_recipe("mlp", CONFIG)
+    assert mlp.mean == mlp.std == (0.5, 0.5, 0.5)

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from noah.data import containers
+from noah.data import containers, open_files
 from noah.data.containers import Reader, list_entries
 from noah.data.images import BadImage
 
@@ -204,7 +204,7 @@ def test_links_in_a_folder_are_followed_and_loops_are_refused(tmp_path):
 
 
 def test_few_files_are_open_however_many_there_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(containers, "OPEN_FILES", 2)
+    monkeypatch.setattr(open_files, "OPEN_FILES", 2)
     write_folder(tmp_path / "images")
     reader, rows = Reader(tmp_path), [entry._asdict() for entry in list_entries(tmp_path, "images")] * 2
     for row in rows:

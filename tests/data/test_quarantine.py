@@ -14,7 +14,8 @@ from photos import digit, encoded, folder_dataset, opened, photo, write_folder
 from PIL import Image
 
 from noah.data.reader import Shards
-from noah.data.shards import index_split, verify, write_job
+from noah.data.shards import index_split, write_job
+from noah.data.verify import verify
 from noah.files import read_json
 
 TRUNCATED, EMPTY, TEXT, BOMB = "train/0/003.jpg", "train/1/010.jpg", "train/2/020.jpg", "train/0/015.jpg"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from noah.data import reader
+from noah.data import open_files
 from noah.data.reader import Shards, epoch_order
 from noah.files import sha256_file
 
@@ -37,7 +37,7 @@ def test_a_used_reader_can_be_pickled(train_folder):
 
 
 def test_few_files_are_open_however_many_shards_there_are(train_folder, monkeypatch):
-    monkeypatch.setattr(reader, "OPEN_FILES", 2)
+    monkeypatch.setattr(open_files, "OPEN_FILES", 2)
     shards = Shards(train_folder)
     forwards = [shards.read(i) for i in range(len(shards))]
     assert len(shards._files) == 2

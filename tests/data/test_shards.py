@@ -13,8 +13,9 @@ import webdataset as wds
 from digits_builder import build, changed
 
 from noah.data import shard_job
-from noah.data.shards import index_split, shards_hint, verify, write_job, write_manifest
+from noah.data.shards import index_split, shards_hint, write_job, write_manifest
 from noah.data.sources import SOURCES, digits_scenes
+from noah.data.verify import verify
 from noah.files import read_json, sha256_file, write_json
 
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from noah.config import load_run
-from noah.evaluate.attention import best_categories, class_activations, draw_attention
+from noah.evaluate.attention import best_categories, class_activations, draw_attention, panel_names
 from noah.models import build_model
 
 SMALL = {
@@ -19,8 +19,8 @@ def small(backbone, head, **kwargs):
     torch.manual_seed(0)
     model = build_model(backbone, head, num_classes=5, img_size=32, **SMALL[backbone], **kwargs).eval()
     if hasattr(model.head, "fc"):
-        torch.nn.init.normal_(model.head.fc.weight)
-        torch.nn.init.normal_(model.head.fc.bias)
+        for parameter in model.head.fc.parameters():
+            torch.nn.init.normal_(parameter)
     return model
 
 
@@ -68,6 +68,28 @@ def test_the_class_activations_of_a_class_token_are_those_of_the_other_tokens(im
         torch.testing.assert_close(maps[1, :, 2, 3], model.head.fc(features[1, 1 + 4 * 2 + 3]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("rival", ["csra", "attention_pool", "ml_decoder", "simpool", "class_attention"])
+def test_a_rival_has_its_class_activation_and_beside_it_its_own_attention(rival, backbone, images):
+    model = small(backbone, rival)
+    with torch.no_grad():
+        categories, _, maps = best_categories(model, images)
+        features = model.forward_features(images)
+        weights = model.head.position_weights(features).expand(-1, 5, -1)
+        activations = class_activations(model, features)
+    assert panel_names(model, maps.shape[2]) == ["activation", "attention"]
+    for b in range(2):
+        torch.testing.assert_close(maps[b, :, 0], activations[b, categories[b]])
+        torch.testing.assert_close(maps[b, :, 1].flatten(1), weights[b, categories[b]])
+
+
+def test_categories_of_several_labels_have_probabilities_of_their_own(images):
+    model = small("gmlp_tiny", "noah", num_heads=2, key_ratio=0.5)
+    with torch.no_grad():
+        categories, probabilities, _ = best_categories(model, images, multi_label=True)
+        torch.testing.assert_close(probabilities, model(images).sigmoid().gather(1, categories))
+
+
 def test_fewer_than_three_classes_are_all_drawn(images):
     model = small("gmlp_tiny", "noah")
     model.reset_classifier(2)
@@ -94,6 +116,11 @@ def test_runs_are_drawn_side_by_side(trained, shards_root):
     assert (both.count("<image"), both.count(">activation<")) == (1 + 3 * 5 + 3, 3)
     assert ">baseline<" in both
     assert ">baseline<" not in alone
+
+
+def test_a_rival_is_drawn_with_two_named_maps_per_category(trained, shards_root):
+    rival = draw_attention([trained(head={"name": "simpool"})], shards_root, 1, Path("rival.svg")).read_text()
+    assert (rival.count("<image"), rival.count(">activation<"), rival.count(">attention<")) == (1 + 3 * 2, 3, 3)
 
 
 def test_what_cannot_be_drawn_is_said(trained, shards_root, tmp_path):

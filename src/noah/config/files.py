@@ -1,6 +1,7 @@
 """Reading YAML strictly: what is unknown, doubled or wrong is one line with file, field, value and expectation."""
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,13 +33,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""What PyYAML lets through where a value is not what its tag says, or is nested without end."""
+
+
 def read_yaml(path: Path) -> dict:
     """The mapping in a YAML file; ValueError names the file when it is missing, unreadable or no mapping."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file{one_of(path.stem, names_in(path.parent))}") from None
-    except (yaml.YAMLError, ValueError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (yaml.YAMLError, IsADirectoryError, *_UNREADABLE) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a mapping of keys to values, got {type(data).__name__}")
@@ -78,7 +83,15 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not field or (first["type"] == "value_error" and isinstance(first["input"], dict)):
         return f"{field}: {message}" if field else message
-    return f"{field}: got {first['input']!r}, {message[0].lower()}{message[1:]}"
+    return f"{field}: got {_shown(first['input'])}, {message[0].lower()}{message[1:]}"
+
+
+def _shown(value) -> str:
+    """The value in a line that can be read; aliases make a short YAML file a value without end."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = shown.maxlong = 200
+    shown.maxlist = shown.maxtuple = shown.maxdict = 12
+    return shown.repr(value)
 
 
 def _fields_at(model: type[BaseModel], loc: tuple) -> list[str]:

@@ -17,8 +17,14 @@ from noah.config.recipe import Recipe
 RESULTS_VERSION = 2
 """Raised by hand when the code changes what the same config trains: dear rules depend on it, not on the code."""
 
-_WHERE_DATA_LIES = {"root": True, "files": True, "shards_per_job": True, "splits": {"__all__": {"raw"}}}
-"""Of a dataset, and how jobs are cut: the manifest says what the images are."""
+_WHERE_DATA_LIES = {
+    "root": True,
+    "files": True,
+    "shards_per_job": True,
+    "allow_bad": True,
+    "splits": {"__all__": {"raw"}},
+}
+"""Of a dataset, how jobs are cut, and when too many images are bad: the manifest says what the images are."""
 _SLUG_PREFIX = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os"}
 
 

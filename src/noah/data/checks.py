@@ -1,9 +1,11 @@
 """Comparing what lies on disk with what should: every difference is a ValueError that names the file and both sides."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noah.files import sha256_file
@@ -36,10 +38,26 @@ def expect_rows(path: Path, found: pa.Table, expected: pa.Table) -> None:
             expect(path, f"{column} of row {row}", one, other)
 
 
+def expect_columns(path: Path, table: pa.Table, types: dict[str, pa.DataType], nullable: Collection[str] = ()) -> None:
+    """The columns are there once, of these types, and without nulls unless `nullable` has them."""
+    for name, kind in types.items():
+        expect(path, f"columns '{name}'", table.column_names.count(name), 1)
+        column = table[name]
+        if column.type != kind:  # Parquet files name the items of a list in two ways; equality knows, the text does not
+            expect(path, f"type of column '{name}'", str(column.type), str(kind))
+        nulls = 0 if name in nullable else column.null_count
+        if pa.types.is_list(kind):
+            nulls += pc.list_flatten(column).null_count
+        if nulls:
+            raise ValueError(f"{path}: column '{name}': got a null, expected a value in every row")
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """All columns, or some. ValueError names the file when it is missing or no Parquet."""
     expect_file(path)
     try:
         return pq.read_table(path, columns=columns)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not Parquet: {error}") from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of what it holds
+            raise
+        raise ValueError(f"{path}: not Parquet: {' '.join(str(error).split())}") from None

@@ -5,16 +5,14 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from noah.data.checks import expect_file
 from noah.data.images import BadImage
+from noah.data.open_files import OpenFiles
 
-OPEN_FILES = 64
-"""Held open at once by one reader, far below the usual limit of 1024."""
 MAX_BYTES = 1 << 29
 """Of one raw image, inflated: more than MAX_PIXELS take in any format."""
 _TAR_BLOCK = 512
@@ -145,7 +143,7 @@ class Reader:
 
     def __init__(self, root: Path):
         self.root = root
-        self._files: OrderedDict[str, object] = OrderedDict()
+        self._files = OpenFiles()
 
     def read(self, row: dict) -> bytes:
         """The content of one raw file.
@@ -164,19 +162,11 @@ class Reader:
             return b""
         if row["size"] > MAX_BYTES:
             raise BadImage(where, f"has {row['size']:,} bytes, expected at most {MAX_BYTES:,}")
-        data = os.pread(self._file(row["container"]).fileno(), row["size"], row["offset"])
+        descriptor = self._files.descriptor(row["container"], self.root.joinpath)
+        data = os.pread(descriptor, row["size"], row["offset"])
         if len(data) != row["size"]:
             raise BadImage(where, f"got {len(data)} bytes, expected {row['size']}: the file is cut short")
         return _inflated(data, where) if row.get("deflated") else data
-
-    def _file(self, container: str):
-        if container in self._files:
-            self._files.move_to_end(container)
-        else:
-            if len(self._files) == OPEN_FILES:
-                self._files.popitem(last=False)[1].close()
-            self._files[container] = open(self.root / container, "rb", buffering=0)  # noqa: SIM115
-        return self._files[container]
 
 
 def _inflated(data: bytes, where: str) -> bytes:

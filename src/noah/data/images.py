@@ -17,8 +17,6 @@ FIELDS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """The formats that a shard holds, and the names of their tar fields. MPO is a JPEG with more images behind it."""
 MAX_PIXELS = 80_000_000
 """More is taken for a decompression bomb: this many take 240 MB in RGB."""
-_PLAIN_PNG = (b"\x08\x00", b"\x08\x02")
-"""Bit depth and colour type of a PNG: 8 bits, grey or RGB."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -47,24 +45,20 @@ def decode(data: bytes, where: str) -> Image.Image:
 def decode_tensor(data: bytes, where: str):
     """Encoded bytes -> uint8 tensor (3, height, width) in RGB: the pixels of `decode`, without a copy through Pillow.
 
-    torchvision decodes JPEGs in grey or RGB and plain PNGs; Pillow has the last word on everything else, and on what
-    torchvision refuses. Sizes are not limited here: `prepare` saw every image of a shard before.
+    torchvision decodes JPEGs in grey or RGB; Pillow has the last word on everything else, and on what torchvision
+    refuses. PNGs are Pillow's too, for torchvision 0.29 dies (SIGSEGV) of one whose pixels have a wrong checksum. Sizes
+    are not limited here: `prepare` saw every image of a shard before.
 
     Raises:
         BadImage: As `decode`.
     """
     import torch  # seconds to import, and not needed to write shards
-    from torchvision.io import decode_jpeg, decode_png
+    from torchvision.io import decode_jpeg
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    read = None
     if data[:2] == b"\xff\xd8":
-        read = decode_jpeg
-    elif data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in _PLAIN_PNG:
-        read = decode_png
-    if read:
         with suppress(RuntimeError):
-            pixels = read(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
             if len(pixels) != 4:  # CMYK
                 return pixels.expand(3, -1, -1)
     return pil_to_tensor(decode(data, where))

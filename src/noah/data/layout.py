@@ -1,4 +1,4 @@
-"""Which rows of the source index make which shard, and the names of the files in a split's folder."""
+"""A split's folder: the names of its files, its source index, and which rows of it make which shard."""
 
 import hashlib
 from pathlib import Path
@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 
 from noah.config import Dataset
 from noah.config.dataset import SplitName
+from noah.data.checks import expect_columns, read_table
 from noah.data.sources import SOURCES
 from noah.files import write_atomic
 
 SOURCE, INDEX, MANIFEST, QUARANTINE = "source.parquet", "index.parquet", "manifest.json", "quarantine.csv"
 SHARD_BYTES = 256 << 20
-"""What a shard should have, roughly: enough to be read in long runs, little enough to be made again or copied."""
+"""What a shard should have, roughly: enough that there are few files, little enough to be made again or copied."""
 
 
 def is_in_place(dataset: Dataset) -> bool:
@@ -67,3 +68,23 @@ def write_table(table: pa.Table, path: Path) -> Path:
     with write_atomic(path) as temporary:
         pq.write_table(table, temporary)
     return path
+
+
+def read_source(dataset: Dataset, path: Path) -> pa.Table:
+    """A source index, its columns checked; a row without a label is a bad image."""
+    table = read_table(path)
+    label, kind = ("labels", pa.list_(pa.int32())) if dataset.multi_label else ("label", pa.int32())
+    types = {"key": pa.string(), "container": pa.string(), "offset": pa.int64(), "size": pa.int64(), label: kind}
+    expect_columns(path, table, types, nullable=(label,))
+    return table
+
+
+def label_values(index: pa.Table) -> np.ndarray:
+    """All labels of all images, one after the other."""
+    column = pc.list_flatten(index["labels"]) if "labels" in index.column_names else index["label"]
+    return column.to_numpy()
+
+
+def class_counts(dataset: Dataset, index: pa.Table) -> list[int]:
+    """Images per class."""
+    return np.bincount(label_values(index), minlength=dataset.num_classes).tolist()

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from noah.config.dataset import Sha256
 from noah.config.files import Strict, parse
-from noah.files import read_json
+from noah.files import read_mapping
 
 
 class ShardEntry(Strict):
@@ -33,6 +33,24 @@ class Manifest(Strict):
     shards: tuple[ShardEntry, ...] = Field(min_length=1)
 
 
+class JobNote(Strict):
+    """What a shard job says when its shards are whole: from what they were made, and the sums of what it wrote."""
+
+    job: int = Field(ge=0)
+    source_sha256: Sha256
+    spec_sha256: Sha256
+    rows_sha256: Sha256
+    bad_sha256: Sha256
+    shards: tuple[ShardEntry, ...]
+
+
+def read_note(path: Path) -> dict:
+    """The .json of a shard job; ValueError names the first field that is wrong."""
+    data = read_mapping(path)
+    parse(JobNote, data, path)
+    return data
+
+
 def read_manifest(path: Path) -> dict:
     """The content of a manifest.
 
@@ -41,8 +59,6 @@ def read_manifest(path: Path) -> dict:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file, expected the output of `noah manifest`")
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: got {type(data).__name__}, expected a mapping")
+    data = read_mapping(path)
     parse(Manifest, data, path)
     return data

@@ -39,8 +39,13 @@ def read_bad(path: Path) -> list[Bad]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file, expected a list of bad images, perhaps an empty one")
     with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+        try:
+            header, *rows = list(csv.reader(file)) or [[]]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not CSV in UTF-8: {error}") from None
     expect(path, "columns", header, list(Bad._fields))
+    for number, row in enumerate(rows, start=2):
+        expect(path, f"fields of row {number}", len(row), len(Bad._fields))
     return [Bad(*row) for row in rows]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from noah.config import Dataset
 from noah.config.dataset import RawFile, SplitName
-from noah.files import read_json, write_atomic, write_json
+from noah.files import read_mapping, write_atomic, write_json
 
 REMEMBERED = Path("state") / "raw.json"
 """Size and time of raw files whose hash was found right, so that 140 GB are hashed once and not for every split."""
@@ -58,7 +58,7 @@ def check_raw(dataset: Dataset, *needed: str, remembered: Path = REMEMBERED) -> 
     root = dataset.root_path
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder, expected the raw data of dataset {dataset.name} (its `root`)")
-    known = read_json(remembered) if remembered.is_file() else {}
+    known = read_mapping(remembered) if remembered.is_file() else {}
     problems, checked = [], {}
     for name in needed:
         path = root / name

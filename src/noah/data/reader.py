@@ -1,20 +1,19 @@
 """Reading shards by number: an index over the tars, and the order of an epoch."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from noah.data.checks import expect, expect_file, read_table
+from noah.data.checks import expect, expect_columns, expect_file, read_table
 from noah.data.manifest import read_manifest
-from noah.files import read_json, sha256_file, write_json
+from noah.data.open_files import OpenFiles
+from noah.files import read_mapping, sha256_file, write_json
 
 MANIFEST, INDEX = "manifest.json", "index.parquet"
-OPEN_FILES = 64
-"""Tars held open at once by one reader: four windows of shards, far below the usual limit of 1024."""
 ORDER, AUGMENTATION = 1, 2
 """What a stream of random numbers is for: the first word of its seed, so that no two streams are ever the same."""
 
@@ -56,12 +55,12 @@ class Shards:
                 raise ValueError(f"{path}: no such file, expected a shard of {manifest}; `{make}` makes it again")
             expect_file(path, size=shard["bytes"])
         expect_file(index, sha256=self.manifest["index_sha256"])
-        table = read_table(index)
+        table = _checked(index, read_table(index), self.manifest)
         self.keys = table["key"].to_numpy().astype(str)
         self.labels = _labels(table, len(self.manifest["classes"]))
         self.shard_of = table["shard"].to_numpy().astype(np.int64)
         self._offsets, self._sizes = table["offset"].to_numpy(), table["size"].to_numpy()
-        self._files: OrderedDict[int, object] = OrderedDict()
+        self._files = OpenFiles()
         expect(manifest, "samples", self.manifest["samples"], len(self))
 
     def check_tars(self, remembered: Path) -> None:
@@ -75,7 +74,7 @@ class Shards:
         Raises:
             ValueError: Names the first tar that was altered.
         """
-        known = read_json(remembered) if remembered.is_file() else {}
+        known = read_mapping(remembered) if remembered.is_file() else {}
         checked = {}
         for shard in self.manifest["shards"]:
             path = (self.folder / shard["name"]).resolve()
@@ -98,9 +97,9 @@ class Shards:
         Raises:
             ValueError: The tar ends early.
         """
-        file = self._file(int(self.shard_of[i]))
+        descriptor = self._files.descriptor(int(self.shard_of[i]), self._tar)
         # A read at a position leaves the shared file offset alone, so forked workers may use one descriptor.
-        data = os.pread(file.fileno(), int(self._sizes[i]), int(self._offsets[i]))
+        data = os.pread(descriptor, int(self._sizes[i]), int(self._offsets[i]))
         if len(data) != self._sizes[i]:
             raise ValueError(f"{self.where(i)}: got {len(data)} bytes, expected {self._sizes[i]}")
         return data
@@ -110,20 +109,34 @@ class Shards:
         path = self.folder / self.manifest["shards"][self.shard_of[i]]["name"]
         return f"{path}: offset {self._offsets[i]}, key {self.keys[i]}"
 
-    def _file(self, shard: int):
-        if shard in self._files:
-            self._files.move_to_end(shard)
-        else:
-            if len(self._files) == OPEN_FILES:
-                self._files.popitem(last=False)[1].close()
-            entry = self.manifest["shards"][shard]
-            if self._fetch:
-                self._fetch(entry["name"], entry["sha256"])
-            self._files[shard] = open(self.folder / entry["name"], "rb", buffering=0)  # noqa: SIM115
-        return self._files[shard]
+    def _tar(self, shard: int) -> Path:
+        entry = self.manifest["shards"][shard]
+        if self._fetch:
+            self._fetch(entry["name"], entry["sha256"])
+        return self.folder / entry["name"]
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": OrderedDict()}
+
+def _checked(path: Path, table: pa.Table, manifest: dict) -> pa.Table:
+    """ValueError for rows that lead nowhere: nobody vouches for the index behind a URL but its manifest."""
+    label, kind = ("labels", pa.list_(pa.int32())) if "labels" in table.column_names else ("label", pa.int32())
+    types = {"key": pa.string(), "shard": pa.int32(), "offset": pa.int64(), "size": pa.int64(), label: kind}
+    expect_columns(path, table, types)
+    classes, shards = len(manifest["classes"]), manifest["shards"]
+    values = pc.list_flatten(table[label]) if label == "labels" else table[label]
+    for name, column, end in (("shard", table["shard"], len(shards)), (label, values, classes)):
+        wrong = column.filter(pc.or_(pc.less(column, 0), pc.greater_equal(column, end)))
+        if len(wrong):
+            raise ValueError(f"{path}: {name} is {wrong[0]}, expected 0 to {end - 1}")
+    sizes = np.array([min(shard["bytes"], 2**62) for shard in shards])[table["shard"].to_numpy()]
+    offset, size = table["offset"].to_numpy(), table["size"].to_numpy()
+    wrong = np.flatnonzero((offset < 0) | (size < 0) | (size > sizes) | (offset > sizes - size))
+    if len(wrong):
+        row = wrong[0]
+        raise ValueError(f"{path}: row {row}: offset {offset[row]}, size {size[row]}: not inside its tar")
+    strange = table["key"].filter(pc.invert(pc.match_substring_regex(table["key"], r"\A[0-9]{1,18}\z")))
+    if len(strange):
+        raise ValueError(f"{path}: key is {strange[0].as_py()!r}, expected the digits of a number")
+    return table
 
 
 def _labels(table: pa.Table, num_classes: int) -> np.ndarray:
@@ -138,8 +151,8 @@ def _labels(table: pa.Table, num_classes: int) -> np.ndarray:
 def epoch_order(shard_of: np.ndarray, seed: int, epoch: int, window: int = 16) -> np.ndarray:
     """A permutation of all samples, pure in (seed, epoch, shard layout).
 
-    Shards are shuffled, then samples inside windows of `window` shards: random enough to train on, while a disk or
-    network file system reads from few files at a time.
+    Shards are shuffled, then samples inside windows of `window` shards: random enough to train on, while only that
+    many tars are in use at a time, for the page cache or a download. Reads inside a window are in random order.
 
     Args:
         shard_of: int64 (S,), shard of each sample.

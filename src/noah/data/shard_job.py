@@ -12,9 +12,10 @@ from noah.config import Dataset
 from noah.data.checks import read_table
 from noah.data.images import BadImage, prepare
 from noah.data.layout import write_table
+from noah.data.manifest import ShardEntry
 from noah.data.quarantine import Bad, raw_path
 from noah.data.tars import Member, TarWriter
-from noah.files import read_json, sha256_file, write_atomic, write_json
+from noah.files import read_mapping, reading, sha256_file, write_atomic, write_json
 
 Read = Callable[[dict], tuple[str, bytes]]
 """A source's function from a row to (extension, encoded image)."""
@@ -45,11 +46,16 @@ class Parts:
         tar, note, rows = self._files(name)
         if not (tar.is_file() and note.is_file() and rows.is_file()):
             return None
-        known = read_json(note)
-        whole = known["identity"] == self.identity and known["entry"]["sha256"] == sha256_file(tar)
-        if not whole or known["rows_sha256"] != sha256_file(rows):
+        try:
+            with reading(note):
+                known = read_mapping(note)
+                whole = known["identity"] == self.identity and known["entry"]["sha256"] == sha256_file(tar)
+                if not whole or known["rows_sha256"] != sha256_file(rows):
+                    return None
+                entry = ShardEntry(**known["entry"]).model_dump()
+                return Shard(entry, read_table(rows), [Bad(*bad) for bad in known["bad"]])
+        except ValueError:  # a note that says nothing
             return None
-        return Shard(known["entry"], read_table(rows), [Bad(*bad) for bad in known["bad"]])
 
     def keep(self, shard: Shard) -> None:
         """Note that a shard is whole; the tar lies in the folder already."""

@@ -1,4 +1,4 @@
-"""Writing the shards of a split: index, jobs, manifest; and verifying them.
+"""Writing the shards of a split: index, jobs, manifest.
 
 Shard k is a pure function of (source index, dataset YAML, k), never of jobs or workers: any job can be repeated
 anywhere at any time and gives the same bytes. A job's .json is written last and says that the job's shards are whole.
@@ -6,32 +6,32 @@ anywhere at any time and gives the same bytes. A job's .json is written last and
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from noah.config import Dataset
 from noah.config.dataset import COMPOSED, SplitName
-from noah.data.checks import expect, expect_file, expect_rows, read_table
+from noah.data.checks import expect, expect_columns, expect_file, read_table
 from noah.data.layout import (
     INDEX,
     MANIFEST,
     QUARANTINE,
     SHARD_BYTES,
     SOURCE,
+    class_counts,
     identity,
     is_in_place,
     job_file,
+    read_source,
     shard_bounds,
     suggested_shards,
     write_table,
 )
-from noah.data.manifest import read_manifest
+from noah.data.manifest import read_note
 from noah.data.quarantine import check_share, read_bad, write_bad
 from noah.data.shard_job import Parts, link_shard, write_shard
 from noah.data.sources import SOURCES
-from noah.data.tars import check_tar
-from noah.files import read_json, sha256_file, write_json, write_text
+from noah.files import reading, sha256_file, write_json, write_text
 
 
 def index_split(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
@@ -68,14 +68,16 @@ def shards_hint(dataset: Dataset, split: SplitName, out_dir: Path) -> str | None
     path = Path(out_dir) / SOURCE
     if dataset.source in COMPOSED or is_in_place(dataset) or not path.is_file():
         return None
-    total = pc.sum(read_table(path, columns=["size"])["size"]).as_py() or 0
+    sizes = read_table(path, columns=["size"])
+    expect_columns(path, sizes, {"size": pa.int64()})
+    total = pc.sum(sizes["size"]).as_py() or 0
     shards, suggested = dataset.splits[split].num_shards, suggested_shards(total)
     if shards == suggested or SHARD_BYTES / 4 <= total / shards <= SHARD_BYTES * 4:
         return None
     before = ", before they are encoded again" if dataset.reencode else ""
     return (
         f"{dataset.name} {split}: {total / 2**20:,.0f} MiB of images in {shards} shards{before}: "
-        f"num_shards: {suggested} would make shards of 256 MiB"
+        f"num_shards: {suggested} comes closest to 256 MiB for each"
     )
 
 
@@ -93,7 +95,7 @@ def write_job(dataset: Dataset, split: SplitName, job: int, out_dir: Path) -> li
     """
     dataset.check_split(split)
     out_dir, numbers = Path(out_dir), dataset.job_shards(split, job)
-    source = read_table(out_dir / SOURCE)
+    source = read_source(dataset, out_dir / SOURCE)
     known = identity(dataset, split, sha256_file(out_dir / SOURCE))
     tars = [out_dir / dataset.shard_name(split, shard) for shard in numbers]
     done_file = job_file(out_dir, job, "json")
@@ -107,7 +109,8 @@ def write_job(dataset: Dataset, split: SplitName, job: int, out_dir: Path) -> li
         shard = parts.find(path.name)
         if shard is None:
             rows = source.slice(bounds[number], bounds[number + 1] - bounds[number]).to_pylist()
-            shard = write(dataset, number, parts.folder / path.name, rows, read)
+            with reading(out_dir / SOURCE):
+                shard = write(dataset, number, parts.folder / path.name, rows, read)
             parts.keep(shard)
         shards.append(shard)
     for path in tars:
@@ -129,7 +132,10 @@ def _is_done(out_dir: Path, job: int, known: dict, tars: list[Path]) -> bool:
     path = job_file(out_dir, job, "json")
     if not path.is_file():
         return False
-    done = read_json(path)
+    try:
+        done = read_note(path)
+    except ValueError:  # it says nothing
+        return False
     files = {job_file(out_dir, job, ending): done.get(f"{kind}_sha256") for kind, ending in _TABLES.items()}
     files |= {out_dir / entry["name"]: entry["sha256"] for entry in done["shards"]}
     same = {name: done.get(name) for name in known} == known and set(tars) <= set(files) and len(files) == len(tars) + 2
@@ -145,14 +151,14 @@ def write_manifest(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
     """
     dataset.check_split(split)
     out_dir = Path(out_dir)
-    source = read_table(out_dir / SOURCE)
+    source = read_source(dataset, out_dir / SOURCE)
     source_sha256 = sha256_file(out_dir / SOURCE)
     entries, tables, bad = [], [], []
     for job in range(dataset.num_jobs(split)):
         done_file = job_file(out_dir, job, "json")
         if not done_file.exists():
             raise ValueError(f"{done_file}: no such file: shard job {job} of {dataset.name} {split} is not finished")
-        done = read_json(done_file)
+        done = read_note(done_file)
         names = [dataset.shard_name(split, shard) for shard in dataset.job_shards(split, job)]
         expect(done_file, f"shards of job {job}, to be run again", [entry["name"] for entry in done["shards"]], names)
         expect(done_file, f"{SOURCE} of job {job}, to be run again", done["source_sha256"], source_sha256)
@@ -170,7 +176,7 @@ def write_manifest(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
         "dataset": dataset.name,
         "split": split,
         "samples": index.num_rows,
-        "classes": dict(zip(dataset.classes, _class_counts(dataset, index), strict=True)),
+        "classes": dict(zip(dataset.classes, class_counts(dataset, index), strict=True)),
         "quarantine_share": share,
         "source_sha256": source_sha256,
         "index_sha256": sha256_file(write_table(index, out_dir / INDEX)),
@@ -178,75 +184,3 @@ def write_manifest(dataset: Dataset, split: SplitName, out_dir: Path) -> Path:
     }
     write_json(out_dir / MANIFEST, manifest)
     return out_dir / MANIFEST
-
-
-def verify(dataset: Dataset, split: SplitName, out_dir: Path) -> dict:
-    """Compare names, counts, sizes, sha256, keys, labels and offsets of everything in a split's folder.
-
-    Returns:
-        {"dataset", "split", "samples", "shards", "bytes"}.
-
-    Raises:
-        ValueError: Names the first thing that is wrong.
-    """
-    dataset.check_split(split)
-    out_dir = Path(out_dir)
-    path, manifest = out_dir / MANIFEST, read_manifest(out_dir / MANIFEST)
-    entries = manifest["shards"]
-    names = [dataset.shard_name(split, shard) for shard in range(dataset.splits[split].num_shards)]
-    expect(path, "dataset", manifest["dataset"], dataset.name)
-    expect(path, "split", manifest["split"], split)
-    expect(path, "classes", list(manifest["classes"]), list(dataset.classes))
-    expect(path, "shards", [entry["name"] for entry in entries], names)
-    for tar in sorted(out_dir.glob("*.tar")):
-        if tar.name not in names:
-            raise ValueError(f"{tar}: not a shard of {MANIFEST}, expected {names[0]} to {names[-1]} only")
-    expect_file(out_dir / SOURCE, sha256=manifest["source_sha256"])
-    expect_file(out_dir / INDEX, sha256=manifest["index_sha256"])
-
-    source, index = read_table(out_dir / SOURCE), read_table(out_dir / INDEX)
-    expect(out_dir / SOURCE, "distinct keys", len(pc.unique(source["key"])), source.num_rows)
-    bad = {image.key for image in read_bad(out_dir / QUARANTINE)}
-    expect(path, "quarantine_share", manifest["quarantine_share"], len(bad) / source.num_rows)
-    is_good = pc.invert(pc.is_in(source["key"], pa.array(sorted(bad), pa.string())))
-    good = source.filter(is_good)
-    label = "labels" if dataset.multi_label else "label"
-    expect(path, "samples", manifest["samples"], good.num_rows)
-    expect_rows(out_dir / INDEX, index, good.select(["key", label]))
-    values = _label_values(index)
-    wrong = values[(values < 0) | (values >= dataset.num_classes)].tolist()
-    expect(out_dir / INDEX, f"labels outside 0 to {dataset.num_classes - 1}", wrong, [])
-    expect(path, "images per class", list(manifest["classes"].values()), _class_counts(dataset, index))
-
-    goods_before = np.concatenate([[0], np.cumsum(is_good.to_numpy())])
-    firsts = goods_before[shard_bounds(dataset, split, source)].tolist()
-    for shard, entry in enumerate(entries):
-        tar, samples = out_dir / entry["name"], firsts[shard + 1] - firsts[shard]
-        rows = index.slice(firsts[shard], samples)
-        expect(path, f"samples of {tar.name}", entry["samples"], samples)
-        expect_rows(
-            out_dir / INDEX, rows.select(["shard"]), pa.table({"shard": pa.array([shard] * samples, pa.int32())})
-        )
-        expect_file(tar, size=entry["bytes"], sha256=entry["sha256"])
-        if is_in_place(dataset):
-            expect_rows(out_dir / INDEX, rows, good.slice(firsts[shard], samples).select(["offset", "size"]))
-        else:
-            check_tar(tar, rows.to_pylist())
-    return {
-        "dataset": dataset.name,
-        "split": split,
-        "samples": manifest["samples"],
-        "shards": len(entries),
-        "bytes": sum(entry["bytes"] for entry in entries),
-    }
-
-
-def _label_values(index: pa.Table) -> np.ndarray:
-    """All labels of all images, one after the other."""
-    column = pc.list_flatten(index["labels"]) if "labels" in index.column_names else index["label"]
-    return column.to_numpy()
-
-
-def _class_counts(dataset: Dataset, index: pa.Table) -> list[int]:
-    """Images per class."""
-    return np.bincount(_label_values(index), minlength=dataset.num_classes).tolist()

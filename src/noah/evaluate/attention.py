@@ -3,6 +3,7 @@
 For a head with `attention_maps` (NOAH): its N maps, and their sum. For any other the class activation map: what the
 head says of each position when it sees that one alone. With a linear layer on the mean over positions this is the
 map of Zhou et al. 2016 (arXiv 1512.04150) plus the bias. A class token is replaced by the position's own token.
+Where such a head has `position_weights` (the rivals), its own attention stands beside that map.
 """
 
 import math
@@ -59,6 +60,8 @@ class Look:
     """(B, K)."""
     maps: Tensor
     """(B, K, P, H, W)."""
+    panels: list[str]
+    """What each of the P maps is."""
 
 
 def draw_attention(folders: list[Path], shards_root: Path, images: int, out: Path | None = None) -> Path:
@@ -100,7 +103,7 @@ def best_categories(model: Classifier, images: Tensor, multi_label: bool = False
 
     Returns:
         Categories (B, K), int64, best first, K the smaller of 3 and M; their probabilities (B, K); their maps
-        (B, K, P, H, W), P being N + 1 (the heads, then their sum) for a head with `attention_maps`, else 1.
+        (B, K, P, H, W), which `panel_names` names.
     """
     features = model.forward_features(images)
     logits = model.forward_head(features)
@@ -111,7 +114,17 @@ def best_categories(model: Classifier, images: Tensor, multi_label: bool = False
         maps = torch.cat([heads, heads.sum(1, keepdim=True)], 1).transpose(1, 2)
     else:
         maps = class_activations(model, features).unsqueeze(2)
+        if hasattr(model.head, "position_weights"):
+            weights = model.head.position_weights(features).unflatten(2, maps.shape[3:])
+            maps = torch.cat([maps, weights.unsqueeze(2).expand_as(maps)], 2)
     return categories, probabilities, torch.stack([maps[i, chosen] for i, chosen in enumerate(categories)])
+
+
+def panel_names(model: Classifier, panels: int) -> list[str]:
+    """The names of the P maps of `best_categories`: N heads and their sum, or `activation` and maybe `attention`."""
+    if hasattr(model.head, "attention_maps"):
+        return [*(f"head {number}" for number in range(1, panels)), "sum"]
+    return ["activation", "attention"][:panels]
 
 
 def class_activations(model: Classifier, features: Tensor) -> Tensor:
@@ -140,7 +153,10 @@ def _as_grid(maps: Tensor, first: int) -> Tensor:
 
 def _look(run: Run, model: Classifier, shards: Shards, images: int) -> Look:
     pixels, labels, _ = next(iter(eval_loader(shards, run.recipe, run.dataset, batch=images)))
-    return Look(run, pixels, labels, *best_categories(model, normalize(pixels, run.recipe, run.dataset), run.dataset.multi_label))
+    categories, probabilities, maps = best_categories(
+        model, normalize(pixels, run.recipe, run.dataset), run.dataset.multi_label
+    )
+    return Look(run, pixels, labels, categories, probabilities, maps, panel_names(model, maps.shape[2]))
 
 
 def _draw(looks: list[Look]) -> Figure:
@@ -167,13 +183,13 @@ def _draw(looks: list[Look]) -> Figure:
             ):
                 title = f"{_short(names[category], len(maps))}, {100 * probability:.0f}%"
                 for place, values in enumerate(maps):
-                    ax = _panel(figure, grid[row, column + place], values, **_scale(maps, place))
+                    ax = _panel(figure, grid[row, column + place], values, **_scale(maps, look.panels, place))
                     if place == 0:
                         ax.set_title(title, fontweight="bold" if category in labels else "normal")
                     if (row, column + place) == (0, first):
                         ax.annotate(look.run.arm, (0, 1), (0, 12), "axes fraction", "offset points")
                     if row == rows - 1:
-                        ax.set_xlabel(_panel_name(place, len(maps)), labelpad=2)
+                        ax.set_xlabel(look.panels[place], labelpad=2)
                 column += len(maps) + 1
     return figure
 
@@ -191,18 +207,14 @@ def _short(name: str, panels: int) -> str:
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
-def _scale(maps: Tensor, place: int) -> dict[str, float]:
-    """The N maps of a group share a scale from 0, so that an even map looks even; other maps have their own."""
-    if len(maps) == 1:
-        return {"vmin": float(maps.min()), "vmax": float(maps.max())}
-    shown = maps[-1] if place == len(maps) - 1 else maps[:-1]
+def _scale(maps: Tensor, panels: list[str], place: int) -> dict[str, float]:
+    """The N maps of a group share a scale from 0, so that an even map looks even, as does an even attention; an
+    activation has its own.
+    """
+    if panels[place] == "activation":
+        return {"vmin": float(maps[place].min()), "vmax": float(maps[place].max())}
+    shown = maps[:-1] if panels[place].startswith("head") else maps[place]
     return {"vmin": min(0.0, float(shown.min())), "vmax": float(shown.max())}
-
-
-def _panel_name(place: int, panels: int) -> str:
-    if panels == 1:
-        return "activation"
-    return "sum" if place == panels - 1 else f"head {place + 1}"
 
 
 def _default_path(folders: list[Path]) -> Path:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from noah.config import Recipe, Run, Study
+from noah.files import reading
 
 BASES = {
     "measured": "median epoch of a run of this study with the same config",
@@ -69,7 +70,8 @@ def find_throughput(study: Study, run: Run, model: dict) -> tuple[float, str]:
         folder = study.results / "runs" / same.key
         config, history = folder / "run.yaml", folder / "history.csv"
         if config.is_file() and history.is_file() and config.read_text(encoding="utf-8") == same.to_yaml():
-            return statistics.median(pd.read_csv(history).images_per_s), "measured"
+            with reading(history):
+                return statistics.median(pd.read_csv(history).images_per_s.astype(float)), "measured"
     device, precision = planned_device(study), run.recipe.precision
     if device is H100 and precision == "fp32" and run.backbone.family in ("cnn", None):
         precision = "tf32"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from noah.config import Run
@@ -72,7 +72,7 @@ def import_weights(checkpoint: Path, out: Path, **arguments) -> None:
     load_official_weights(model, checkpoint)
     description = {"model": arguments, **{name: model.default_cfg[name] for name in ("mean", "std")}}
     with write_atomic(out) as temporary:
-        save_file(model.state_dict(), temporary, metadata={"noah": json.dumps(description)})
+        temporary.write_bytes(save(model.state_dict(), {"noah": json.dumps(description)}))
 
 
 def _describe(run: Run) -> str:
@@ -91,7 +91,8 @@ def _describe(run: Run) -> str:
 
 
 def _write_safetensors(model: nn.Module, images: Tensor, description: str, path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path, {"noah": description})
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    path.write_bytes(save(weights, {"noah": description}))
 
 
 def _read_safetensors(path: Path, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from noah.evaluate.multi_label import multi_label_metrics, read_multi_label
-from noah.files import read_json, write_json
+from noah.files import read_mapping, reading, write_json
 
 
 def score(run_dir: Path, test_manifest: Path) -> dict:
@@ -26,28 +26,28 @@ def score(run_dir: Path, test_manifest: Path) -> dict:
     Raises:
         ValueError: A file is missing or broken, or the records are not exactly the manifest's samples.
     """
-    manifest = read_json(test_manifest)
-    for field in ("samples", "classes"):
-        if field not in manifest:
-            raise ValueError(f"{test_manifest}: missing key '{field}'")
+    manifest = read_mapping(test_manifest, "samples", "classes")
+    with reading(test_manifest):
+        samples, num_classes = int(manifest["samples"]), len(manifest["classes"])
     path = run_dir / "predictions.parquet"
     multi_label = _is_multi_label(path)
     measure = _multi_label if multi_label else _single_label
-    images, measured = measure(path, manifest["samples"], len(manifest["classes"]))
+    with reading(path):
+        images, measured = measure(path, samples, num_classes)
     minival = "minival_map" if multi_label else "minival_top1"
-    last = _read_history(run_dir / "history.csv", minival).iloc[-1]
-    provenance = read_json(run_dir / "provenance.json")
-    for field in ("run_key", "run_sha256"):
-        if field not in provenance:
-            raise ValueError(f"{run_dir / 'provenance.json'}: missing key '{field}'")
+    history = run_dir / "history.csv"
+    with reading(history):
+        last = _read_history(history, minival).iloc[-1]
+        minival_score, final_loss = (float(last[name]) for name in (minival, "train_loss"))
+    provenance = read_mapping(run_dir / "provenance.json", "run_key", "run_sha256")
     metrics = {
         "run_key": provenance["run_key"],
         "run_sha256": provenance["run_sha256"],
         "split": "test",
         "images": images,
         **measured,
-        minival: None if pd.isna(last[minival]) else float(last[minival]),
-        "final_train_loss": float(last["train_loss"]),
+        minival: None if pd.isna(minival_score) else minival_score,
+        "final_train_loss": final_loss,
     }
     write_json(run_dir / "metrics.json", metrics)
     return metrics
@@ -123,6 +123,8 @@ def _read_history(path: Path, minival: str) -> pd.DataFrame:
         history = pd.read_csv(path)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         raise ValueError(f"{path}: missing or empty, expected one line per epoch") from None
+    except ValueError as error:  # pandas' own errors, and bytes that are no UTF-8
+        raise ValueError(f"{path}: not CSV: {' '.join(str(error).split())}") from None
     absent = {"train_loss", minival} - set(history.columns)
     if absent or history.empty:
         raise ValueError(f"{path}: expected one line per epoch with columns train_loss and {minival}")

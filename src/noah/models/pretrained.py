@@ -28,7 +28,7 @@ def load_backbone(model: Classifier, path: Path, sha256: str | None = None) -> N
         sha256: What it must be, where that is known.
 
     Raises:
-        ValueError: No such file, another sha256, no safetensors, or a tensor that is missing or has another shape, by name.
+        ValueError: No such file, another sha256, no safetensors; a tensor that is missing or of another shape, by name.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file, expected weights of the backbone")

@@ -1,12 +1,16 @@
 """Gather the files of a study into long.parquet (every number) and fairness.json (what the numbers rest on)."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+from pydantic import BaseModel
 
 from noah.config import Run, Study
-from noah.files import read_json, write_atomic, write_json
+from noah.config.files import parse
+from noah.files import read_mapping, reading, write_atomic, write_json
 from noah.report.fairness import fairness
 
 RUN_METRICS = {
@@ -41,6 +45,35 @@ COLUMNS = {
     "status": "string",
 }
 """Of long.parquet. Costs belong to no seed and no recipe: both are null there."""
+
+
+class Provenance(BaseModel, extra="allow"):
+    """What the reports take from provenance.json; what old runs lack has a default."""
+
+    run_sha256: str
+    manifests: dict[str, str]
+    train_seconds: float
+    evaluated_weights: Literal["last", "ema"]
+    commit: str | None = None
+    dirty: bool = False
+    resumed_at_commits: list[str] = []
+    versions: dict[str, str] = {}
+    device: str | None = None
+    threads: int | None = None
+    world_size: int | None = None
+    quarantine_share: dict[str, float] = {}
+    finished: str | None = None
+
+
+class _Group(BaseModel, extra="allow"):
+    tensors: int | None = None
+
+
+class ArmFacts(BaseModel, extra="allow"):
+    """What the notes take apart of arm.json; the rest is only compared and shown."""
+
+    weight_decay_groups: dict[str, _Group] | None = None
+
 
 _RUN_FILES = ("metrics.json", "predictions.parquet", "history.csv", "provenance.json", "arm.json")
 
@@ -78,6 +111,24 @@ def collect(study: Study) -> None:
     write_json(study.results / "fairness.json", fairness(study, records, [cost for cost in costs.values() if cost]))
 
 
+def _expect_number(path: Path, name: str, value) -> None:
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+    ):
+        raise ValueError(f"{path}: {name}: got {str(value)[:100]!r}, expected a number or null")
+
+
+def _expect_per_class(path: Path, run: Run, metrics: dict) -> None:
+    name = _PER_CLASS[run.dataset.score]
+    values = metrics.get(name)
+    if values is None:
+        return
+    if not isinstance(values, list) or len(values) != run.dataset.num_classes:
+        raise ValueError(f"{path}: {name}: expected a list of {run.dataset.num_classes} numbers")
+    for value in values:
+        _expect_number(path, name, value)
+
+
 def run_folder(study: Study, run: Run) -> Path:
     return study.results / "runs" / run.key
 
@@ -88,14 +139,13 @@ def read_run(study: Study, run: Run) -> RunRecord:
     absent = [name for name in _RUN_FILES if not (folder / name).is_file()]
     if absent:
         return RunRecord(run, f"no {absent[0]}", {}, {}, {})
-    metrics, provenance, arm = (read_json(folder / f"{name}.json") for name in ("metrics", "provenance", "arm"))
-    for name, content, fields in (
-        ("metrics", metrics, ("run_sha256", *RUN_METRICS[run.dataset.score][:-1])),
-        ("provenance", provenance, ("run_sha256", "manifests", "train_seconds", "evaluated_weights")),
-    ):
-        for field in fields:
-            if field not in content:
-                raise ValueError(f"{folder / f'{name}.json'}: missing key '{field}'")
+    metrics = read_mapping(folder / "metrics.json", "run_sha256", *RUN_METRICS[run.dataset.score][:-1])
+    provenance, arm = read_mapping(folder / "provenance.json"), read_mapping(folder / "arm.json")
+    parse(Provenance, provenance, folder / "provenance.json")
+    parse(ArmFacts, arm, folder / "arm.json")
+    for name in RUN_METRICS[run.dataset.score][:-1]:
+        _expect_number(folder / "metrics.json", name, metrics[name])
+    _expect_per_class(folder / "metrics.json", run, metrics)
     if provenance["run_sha256"] != run.hash:
         return RunRecord(run, "trained from another config", {}, {}, {})
     if metrics["run_sha256"] != run.hash:
@@ -118,9 +168,11 @@ def _read_cost(study: Study, dataset: str, backbone: str) -> dict:
     path = study.results / "cost" / f"{dataset}-{backbone}.json"
     if not path.is_file():
         return {}
-    cost = read_json(path)
-    if not isinstance(cost.get("arms"), dict):
-        raise ValueError(f"{path}: missing key 'arms'")
+    cost = read_mapping(path, "arms")
+    with reading(path):
+        for arm in cost["arms"].values():
+            for metric in COST_METRICS:
+                _expect_number(path, metric, arm.get(metric))
     return cost if cost.get("config_sha256") == study.cost_hash(dataset, backbone) else {}
 
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from noah.backbones import BACKBONES, BASELINE_HEAD
 from noah.config import BackboneSpec, Run, Study
-from noah.report.collect import run_folder
+from noah.files import reading
+from noah.report.collect import COLUMNS, run_folder
 from noah.report.stats import Difference, map_difference, paired_correct, paired_scores, top1_difference
 
 PUBLISHED_ON = "ImageNet"
@@ -25,6 +27,7 @@ _PUBLISHED_NOAH = {
     "kernel_size": 1,
     "merge": "sum",
 }
+_NAMES = ("backbone", "published_name")
 _PUBLISHED_COLUMNS = ("backbone", "width", "published_name", "num_heads", "key_ratio", "top1_baseline", "top1_noah")
 
 
@@ -89,8 +92,7 @@ def compare(study: Study) -> list[Row]:
     path = study.results / "long.parquet"
     if not path.is_file():
         raise ValueError(f"{path}: no such file, expected the output of `noah collect`")
-    long = pd.read_parquet(path)
-    values = long[long["status"] == "ok"]
+    values = _read_long(path)
     metrics, costs = {}, {}
     for entry in values[values["seed"].notna()].itertuples():
         name = (entry.dataset, entry.recipe, entry.backbone, entry.arm)
@@ -132,6 +134,18 @@ def compare(study: Study) -> list[Row]:
     return rows
 
 
+def _read_long(path: Path) -> pd.DataFrame:
+    """The rows of long.parquet that have a value; ValueError names the file where it is another table."""
+    try:
+        with reading(path):
+            long = pd.read_parquet(path)[list(COLUMNS)].astype(COLUMNS)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ValueError(f"{path}: not the output of `noah collect`: {' '.join(str(error).split())[:300]}") from None
+    return long[(long["status"] == "ok") & long["value"].notna()]
+
+
 def reference_arm(study: Study) -> str:
     """The arm that speeds are given relative to: where the first pair starts, else the first arm."""
     return study.spec.compare[0][0] if study.spec.compare else next(iter(study.spec.arms))
@@ -171,7 +185,9 @@ def _compare_pair(
     if seeds:
         try:
             join, measure = _MEASURES[score]
-            difference = measure(*join(*([_records(study, of[seed]) for seed in seeds] for of in runs)))
+            records = [[_records(study, of[seed]) for seed in seeds] for of in runs]
+            with reading(run_folder(study, runs[0][seeds[0]]) / "predictions.parquet, or the other arm's"):
+                difference = measure(*join(*records))
         except ValueError as error:
             keys = " and ".join(run_folder(study, of[seeds[0]]).parent.as_posix() for of in runs)
             raise ValueError(f"{keys}: {error}") from None
@@ -189,7 +205,13 @@ def _records(study: Study, run: Run) -> pd.DataFrame:
     path = run_folder(study, run) / "predictions.parquet"
     if not path.is_file():
         raise ValueError(f"{path}: no such file, though the run was collected: collect again")
-    return pd.read_parquet(path, columns=_RECORDS[run.dataset.score])
+    try:
+        with reading(path):
+            return pd.read_parquet(path, columns=_RECORDS[run.dataset.score])
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ValueError(f"{path}: not prediction records: {' '.join(str(error).split())[:300]}") from None
 
 
 def _is_papers_pair(one: Run, other: Run, published: dict) -> bool:
@@ -210,7 +232,12 @@ def _read_published(study: Study) -> dict[tuple[str, float], dict]:
     path = _config_dir(study) / "published" / f"{study.spec.published}.csv"
     if not path.is_file():
         raise ValueError(f"{path}: no such file, which {study.path} names as its published numbers")
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+        numbers = [column for column in _PUBLISHED_COLUMNS if column in table and column not in _NAMES]
+        table = table.astype(dict.fromkeys(numbers, "float64"))
+    except (ValueError, TypeError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{path}: not the paper's numbers: {' '.join(str(error).split())[:300]}") from None
     absent = [column for column in _PUBLISHED_COLUMNS if column not in table.columns]
     if absent:
         raise ValueError(f"{path}: missing column '{absent[0]}', expected {', '.join(_PUBLISHED_COLUMNS)}")

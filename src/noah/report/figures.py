@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from noah.config import Study
-from noah.files import write_atomic
+from noah.files import reading, write_atomic
 from noah.report.collect import run_folder
 from noah.report.comparison import PUBLISHED_ON, SCORES, PairResult, Row, compare
 
@@ -103,10 +103,14 @@ def _histories(study: Study, row: Row) -> dict[str, list[pd.DataFrame]]:
         if run.seed not in row.arms[run.arm].seeds:
             continue
         path = run_folder(study, run) / "history.csv"
-        history = pd.read_csv(path)
-        absent = {"epoch", "train_loss", f"minival_{row.score}"} - set(history.columns)
+        needed = ("epoch", "train_loss", f"minival_{row.score}")
+        with reading(path):
+            history = pd.read_csv(path)
+        absent = set(needed) - set(history.columns)
         if absent:
             raise ValueError(f"{path}: missing column '{min(absent)}'")
+        with reading(path):
+            history = history.astype(dict.fromkeys(needed, "float64"))
         histories.setdefault(run.arm, []).append(history.set_index("epoch"))
     return histories
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from noah.config import Study
-from noah.files import read_json, write_atomic, write_text
+from noah.files import read_mapping, reading, write_atomic, write_text
 from noah.report.collect import COST_METRICS, RUN_METRICS
 from noah.report.comparison import PUBLISHED_ON, SCORES, ArmResult, PairResult, Row, compare, reference_arm, section
 from noah.report.notes import notes
@@ -65,8 +65,8 @@ def publish(study: Study, docs_dir: Path = Path("docs/results")) -> list[Path]:
 
 def build_table(study: Study) -> Table:
     """Score and cost of every row, one pair of grids per section (`noah.report.comparison.section`)."""
-    rows = compare(study)
-    fairness = read_json(study.results / "fairness.json")
+    rows, path = compare(study), study.results / "fairness.json"
+    fairness = read_mapping(path)
     has_published = any(pair and pair.published_delta is not None for row in rows for pair in row.pairs.values())
     sections = [(name, list(group)) for name, group in groupby(rows, key=lambda row: section(study, row))]
     grids = []
@@ -75,7 +75,9 @@ def build_table(study: Study) -> Table:
         title = {"top1": "Accuracy", "map": "Mean average precision"}[group[0].score]
         grids += [_score_grid(study, group, f"{title}{suffix}"), _cost_grid(study, group, f"Cost{suffix}")]
     records = [record for row in rows for record in (*_arm_records(study, row), *_pair_records(row))]
-    return Table(study.spec.title, tuple(grids), notes(study, fairness, published=has_published), tuple(records))
+    with reading(path):
+        sentences = notes(study, fairness, published=has_published)
+    return Table(study.spec.title, tuple(grids), sentences, tuple(records))
 
 
 def _score_grid(study: Study, rows: list[Row], caption: str) -> Grid:

@@ -11,8 +11,8 @@ from PIL import Image
 from tests_support import REPOSITORY
 
 from noah.config import Dataset, load_dataset
-from noah.data import shards
 from noah.data.sources import cifar
+from noah.data.verify import verify
 
 CONFIG = REPOSITORY / "config"
 PER_FILE = 20
@@ -116,9 +116,7 @@ def test_the_archive_becomes_verified_shards_also_with_a_minival_cut_from_train(
     splits = {name: split.model_dump() for name, split in cifar10.splits.items()}
     splits["minival"] = {"num_shards": 1}
     dataset = changed(cifar10, splits=splits, minival_share=0.2)
-    samples = {
-        split: shards.verify(dataset, split, build(dataset, split, tmp_path / split))["samples"] for split in splits
-    }
+    samples = {split: verify(dataset, split, build(dataset, split, tmp_path / split))["samples"] for split in splits}
     assert samples["train"] + samples["minival"] == 5 * PER_FILE
     assert 5 < samples["minival"] < 40
     assert samples["test"] == PER_FILE

@@ -13,9 +13,9 @@ from digits_builder import build, changed
 from tests_support import REPOSITORY
 
 from noah.config import Dataset, load_dataset
-from noah.data import shards
 from noah.data.reader import Shards
 from noah.data.sources import coco
+from noah.data.verify import verify
 
 CONFIG = REPOSITORY / "config"
 CLASSES = ("person", "bicycle", "car", "traffic light")
@@ -118,7 +118,7 @@ def test_annotations_may_be_unzipped(replica):
 def test_the_replica_becomes_verified_shards_that_hold_images_and_labels(replica, tmp_path):
     for split, count in (("train", 5), ("test", 2)):
         folder = build(replica, split, tmp_path / split)
-        assert shards.verify(replica, split, folder)["samples"] == count
+        assert verify(replica, split, folder)["samples"] == count
     rows = coco.index(replica, "train").to_pylist()
     stored = Shards(tmp_path / "train")
     wanted = {name: jpeg(number) for number, name in names("train", TRAIN).items()}

@@ -7,8 +7,8 @@ from PIL import Image
 from tests_support import REPOSITORY
 
 from noah.config import Dataset, load_dataset
-from noah.data.shards import verify
 from noah.data.sources import digits_numbers
+from noah.data.verify import verify
 
 
 @pytest.fixture

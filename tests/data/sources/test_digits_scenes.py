@@ -10,8 +10,8 @@ from PIL import Image
 from tests_support import REPOSITORY
 
 from noah.config import load_dataset
-from noah.data.shards import verify
 from noah.data.sources import digits_scenes, scenes
+from noah.data.verify import verify
 
 GOLDEN = "50f70395d7e463247a2a0a89f62c9ae22815ecb16ea85c1cb747a6c203c4b757"
 """Of the first 40 test scenes of the default study: published results were measured on these bytes."""

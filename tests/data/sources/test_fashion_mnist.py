@@ -10,8 +10,8 @@ from PIL import Image
 from tests_support import REPOSITORY
 
 from noah.config import load_dataset
-from noah.data.shards import verify
 from noah.data.sources import fashion_mnist
+from noah.data.verify import verify
 
 PUBLISHED = REPOSITORY / "downloads" / "fashion-mnist"
 

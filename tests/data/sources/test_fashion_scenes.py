@@ -8,8 +8,8 @@ from PIL import Image
 from tests_support import REPOSITORY
 
 from noah.config import load_dataset
-from noah.data.shards import verify
 from noah.data.sources import fashion_mnist, fashion_scenes
+from noah.data.verify import verify
 
 SPLITS = {
     "train": {"num_shards": 2, "samples": 60, "source_images": 200, "raw": raw_files("train")},

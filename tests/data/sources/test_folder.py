@@ -10,8 +10,8 @@ from replica_images import digit, tar_bytes, write_files
 
 from noah.config import Dataset
 from noah.data.reader import Shards
-from noah.data.shards import verify
 from noah.data.sources import folder
+from noah.data.verify import verify
 
 CLASSES = ("cat", "dog", "guinea pig")
 FILES = {

@@ -18,8 +18,8 @@ from torchvision.datasets.imagenet import ARCHIVE_META
 from noah.config import Dataset, load_dataset
 from noah.data.images import decode
 from noah.data.reader import Shards
-from noah.data.shards import verify
 from noah.data.sources import imagenet
+from noah.data.verify import verify
 
 CONFIG = Path(__file__).parents[3] / "config"
 WNIDS = ("n01440764", "n01443537", "n02105855")

@@ -9,8 +9,8 @@ from digits_builder import build, changed
 from tests_support import REPOSITORY
 
 from noah.config import Dataset, load_dataset
-from noah.data import shards
 from noah.data.sources import inaturalist
+from noah.data.verify import verify
 
 CONFIG = REPOSITORY / "config"
 SPECIES = 3
@@ -139,7 +139,7 @@ def test_the_layout_of_2021_has_an_archive_and_a_folder_of_its_own_for_each_spli
 
 def test_the_replica_becomes_verified_shards(replica, tmp_path):
     for split, count in (("train", len(TRAIN)), ("test", len(TEST))):
-        assert shards.verify(replica, split, build(replica, split, tmp_path / split))["samples"] == count
+        assert verify(replica, split, build(replica, split, tmp_path / split))["samples"] == count
 
 
 def test_an_image_without_annotation_has_no_label(replica):

@@ -11,8 +11,8 @@ from replica_images import digit, tar_bytes, write_files
 
 from noah.config import Dataset
 from noah.data.reader import Shards
-from noah.data.shards import verify
 from noah.data.sources import table
+from noah.data.verify import verify
 
 CLASSES = ("cat", "dog", "emu")
 LABELS = ["cat", "dog", "emu", "dog", "cat", "emu"]

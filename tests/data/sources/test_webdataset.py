@@ -12,8 +12,8 @@ from replica_images import digit, tar_bytes, write_files
 
 from noah.config import Dataset
 from noah.data.reader import Shards
-from noah.data.shards import verify
 from noah.data.sources import webdataset
+from noah.data.verify import verify
 
 CLASSES = ("cat", "dog", "emu")
 NUM_TARS, PER_TAR = 3, 4
