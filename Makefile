@@ -5,7 +5,7 @@ SCALE ?= full
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: tables test test-system test-long setup ui lint clean
+.PHONY: tables test test-system test-long benchmark setup ui lint clean
 
 tables: setup  ## run the study and print its table; where a run failed, the table shows its cell as missing
 	@snakemake --profile local --config study=$(STUDY) scale=$(SCALE) || { code=$$?; \
@@ -16,11 +16,17 @@ tables: setup  ## run the study and print its table; where a run failed, the tab
 test: setup  ## no root, no services, under 10 minutes
 	pytest -n 2 --dist loadfile
 
-test-system: setup  ## MLflow's page in Chromium, a DVC clone; .ci/setup.sh installs what they need
+test-system: setup  ## MLflow's page in Chromium, a DVC clone, a real Slurm (if NOAH_TEST_SLURM=1); .ci/setup.sh installs what they need
 	pytest -m system
 
 test-long: setup  ## the full counts, by hand
 	pytest -m long
+
+BENCHMARKS ?= head step switches trainer shard loader pipeline
+REPORTS = docs/benchmarks/$(shell date +%F)
+
+benchmark: setup  ## half an hour on one core that nobody else uses; `pipeline` needs a study that was made (make tables)
+	for verb in $(BENCHMARKS); do noah benchmark $$verb --out $(REPORTS) || exit; done
 
 setup: .venv/.ready  ## packages, the embedded data, a local MLflow store
 	noah fetch digits

@@ -1,9 +1,10 @@
 """A small study whose results were never trained: files as `noah train`, `noah score` and `noah cost` leave them."""
 
-import csv
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from tests_support import TINY_RECIPE
 
@@ -42,17 +43,12 @@ def fake_results(study: Study, start: float = 1_700_000_000.0) -> None:
     write_text(study.results / "figures" / "curves.svg", '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
-def fake_run(study: Study, run: Run, start: float, top1: float = 80.0) -> Path:
+def fake_run(study: Study, run: Run, start: float, top1: float = 80.0, history: list[dict] | None = None) -> Path:
     """One trained and scored run whose epochs end at `start` + 10, 20, … seconds; returns its folder."""
     folder = study.results / "runs" / run.key
+    history = history or [fake_epoch(epoch, start) for epoch in range(1, EPOCHS + 1)]
     write_text(folder / "run.yaml", run.to_yaml())
-    write_text(folder / "history.csv", "")
-    with open(folder / "history.csv", "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["epoch", "step", "time", "lr", "train_loss", "images_per_s", "minival_loss", "minival_top1"])
-        for epoch in range(1, EPOCHS + 1):
-            minival = [1.0 / epoch, 60.0 + epoch] if epoch == EPOCHS else ["", ""]
-            rows.writerow([epoch, 10 * epoch, start + 10 * epoch, 0.002 / epoch, 2.0 / epoch, 900.5, *minival])
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
     write_json(folder / "arm.json", {"run_key": run.key, "parameters": 400_000, "head_parameters": 13_000})
     write_json(
         folder / "provenance.json",
@@ -61,9 +57,23 @@ def fake_run(study: Study, run: Run, start: float, top1: float = 80.0) -> Path:
             "commit": "0123abcd",
             "dirty": False,
             "manifests": {"train": "f" * 64},
-            "started": "2026-11-21T10:00:00+00:00",
-            "finished": "2026-11-21T10:05:00+00:00",
+            "started": datetime.fromtimestamp(start, UTC).isoformat(timespec="seconds"),
+            "finished": datetime.fromtimestamp(history[-1]["time"] + 1, UTC).isoformat(timespec="seconds"),
         },
     )
     write_json(folder / "metrics.json", {"top1": top1, "top5": 99.0, "loss": 0.5, "per_class_top1": [top1] * 10})
     return folder
+
+
+def fake_epoch(epoch: int, start: float) -> dict:
+    minival = epoch == EPOCHS
+    return {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "time": start + 10 * epoch,
+        "lr": 0.002 / epoch,
+        "train_loss": 2.0 / epoch,
+        "images_per_s": 900.5,
+        "minival_loss": 1.0 / epoch if minival else None,
+        "minival_top1": 60.0 + epoch if minival else None,
+    }

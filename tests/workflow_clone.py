@@ -28,8 +28,9 @@ class Clone:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-        """Run one of the environment's programs in the clone, with the clone's own sources."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of commands that run in the clone, with the clone's own sources."""
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -38,7 +39,11 @@ class Clone:
         }
         for name in ("MLFLOW_TRACKING_URI", "SNAKEMAKE_PROFILE"):
             environment.pop(name, None)
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment)
+        return environment
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run one of the environment's programs in the clone."""
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=self.environment)
         assert done.returncode == 0 or not check, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done
 

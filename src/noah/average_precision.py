@@ -1,7 +1,6 @@
 """Average precision: how well scores rank the images of a class before all others."""
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -18,6 +17,8 @@ def average_precision(scores: np.ndarray, positive: np.ndarray, weights: np.ndar
     Returns:
         (R,), NaN where no positive image has any weight.
     """
+    from scipy.sparse import csr_matrix  # a fifth of a second, which jobs on single labels save
+
     scores, positive = np.asarray(scores), np.asarray(positive, bool)
     weights = np.ones((len(scores), 1)) if weights is None else weights
     ranks = np.unique(scores[positive])

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from noah.benchmark.cli import app as benchmark_app
 from noah.config import load_dataset, load_run, load_study
+from noah.redact import without_secrets
 from noah.signals import Interrupted
 
 app = typer.Typer(
@@ -17,12 +19,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(benchmark_app, name="benchmark")
 
 DatasetName = Annotated[str, typer.Argument(help="A file of config/datasets, without .yaml.", metavar="DATASET")]
 SplitArgument = Annotated[str, typer.Argument(help="train, minival or test.", metavar="SPLIT")]
 StudyName = Annotated[str, typer.Argument(help="A file of config/studies, without .yaml.", metavar="STUDY")]
 Scale = Annotated[str, typer.Option(help="full, or small: the study's own reduced form.")]
 ShardsRoot = Annotated[Path, typer.Option(help="Folder of all shards.")]
+ShardsOrUrl = Annotated[str, typer.Option(help="Folder of all shards, or a URL that fsspec opens (https, s3, …).")]
+Cache = Annotated[Path, typer.Option(envvar="NOAH_CACHE", help="Folder that keeps the shards behind a URL.")]
+CACHE = Path("state/cache")
+StateRoot = Annotated[Path, typer.Option(help="Folder of resume checkpoints.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch on the CPU.")]
 
@@ -48,10 +55,12 @@ def index(dataset: DatasetName, split: SplitArgument, shards: ShardsRoot = Path(
     \b
     Example: noah index digits train
     """
-    from noah.data.shards import index_split
+    from noah.data.shards import index_split, shards_hint
 
     spec = load_dataset(dataset)
     print(index_split(spec, split, shards / dataset / split))
+    if hint := shards_hint(spec, split, shards / dataset / split):
+        print(f"hint: {hint}")
 
 
 @app.command()
@@ -94,12 +103,31 @@ def verify(dataset: DatasetName, shards: ShardsRoot = Path("shards")) -> None:
     \b
     Example: noah verify digits
     """
-    from noah.data.shards import verify as verify_split
+    from noah.data.verify import verify as verify_split
 
     spec = load_dataset(dataset)
     for split in spec.splits:
         found = verify_split(spec, split, shards / dataset / split)
         print(f"{dataset} {split}: {found['samples']} samples in {found['shards']} shards, all as the manifest says")
+
+
+@app.command("verify-cache")
+def verify_cache(
+    store: Annotated[Path, typer.Argument(help="DVC's cache, or a remote that is a folder.")] = Path(".dvc/cache"),
+) -> None:
+    """Read every file of a DVC store again: DVC itself puts a damaged one into place without a word.
+
+    \b
+    Example: noah verify-cache .dvc/cache
+    """
+    from noah.dvc_cache import damaged_files
+
+    damaged, count = damaged_files(store)
+    for path, outputs in damaged.items():
+        print(f"{store / path}: damaged, of {', '.join(outputs) or 'no output known here'}")
+    if damaged:
+        raise ValueError(f"{store}: {len(damaged)} of {count} files are damaged, expected the MD5 of their names")
+    print(f"{store}: {count} files, all as their names say")
 
 
 @app.command()
@@ -127,39 +155,64 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder that receives the results.")],
     study: Annotated[str | None, typer.Option(help="The study that the key belongs to.")] = None,
     scale: Scale = "full",
-    shards: ShardsRoot = Path("shards"),
+    shards: ShardsOrUrl = "shards",
     device: Device = "auto",
     threads: Threads = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images, per rank.")] = 0,
-    state: Annotated[Path, typer.Option(help="Folder of resume checkpoints.")] = Path("state"),
+    state: StateRoot = Path("state"),
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Keep the last checkpoint until `noah score --forget-state`.")
+    ] = False,
+    stage_to: Annotated[
+        str | None,
+        typer.Option(envvar="NOAH_STAGE_TO", help="Folder on a disk of this node to copy shards to: '$SLURM_TMPDIR'."),
+    ] = None,
+    cache: Cache = CACHE,
 ) -> None:
     """Train one run and predict its test split. Stopped by a signal, it saves its state; started again, it resumes.
 
     \b
     Example: noah train digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0 --study digits --out /tmp/run
     """
+    from noah.data.staging import stage_folder
     from noah.engine.train import Machine
     from noah.engine.train import train as train_run
+    from noah.tracking.live import live_log
 
-    resolved = load_study(study, scale).run(run) if study else load_run(Path(run))
-    train_run(resolved, shards, out, Machine(device=device, threads=threads, workers=workers, state=state))
+    loaded = load_study(study, scale) if study else None
+    resolved = loaded.run(run) if loaded else load_run(Path(run))
+    staging = stage_folder(stage_to) if stage_to else None
+    machine = Machine(device, threads, workers, state, keep_state=keep_state, stage_to=staging, cache=cache)
+    with live_log(loaded, resolved) as on_epoch:
+        train_run(resolved, shards, out, machine, on_epoch)
 
 
 @app.command()
 def score(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN_FOLDER")],
-    shards: ShardsRoot = Path("shards"),
+    shards: ShardsOrUrl = "shards",
+    cache: Cache = CACHE,
+    state: StateRoot = Path("state"),
+    forget_state: Annotated[
+        bool, typer.Option("--forget-state", help="Then remove what `noah train --keep-state` kept.")
+    ] = False,
 ) -> None:
     """Compute metrics.json of a run from its prediction records.
 
     \b
     Example: noah score results/digits/runs/digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0
     """
+    from noah.data.access import manifest_of_test
     from noah.evaluate.metrics import score as score_run
 
-    dataset = load_run(run / "run.yaml").dataset.name
-    metrics = score_run(run, shards / dataset / "test" / "manifest.json")
-    print(f"{metrics['run_key']}: top-1 {metrics['top1']:.2f}%, top-5 {metrics['top5']:.2f}%")
+    dataset = load_run(run / "run.yaml").dataset
+    metrics = score_run(run, manifest_of_test(shards, dataset, cache))
+    shown = {"top1": (("top-1", "top1"), ("top-5", "top5")), "map": (("mAP", "map"), ("CF1", "cf1"), ("OF1", "of1"))}
+    print(f"{metrics['run_key']}: {', '.join(f'{name} {metrics[field]:.2f}%' for name, field in shown[dataset.score])}")
+    if forget_state:
+        from noah.engine.folder import forget
+
+        forget(state, run)
 
 
 @app.command()
@@ -188,7 +241,7 @@ def attention(
     runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs on one dataset.", metavar="RUN_FOLDER")],
     images: Annotated[int, typer.Option(help="How many images of the test split, from its first.")] = 8,
     out: Annotated[Path | None, typer.Option(help="A .png or .svg; default: in the figures of the study.")] = None,
-    shards: ShardsRoot = Path("shards"),
+    shards: Annotated[Path, typer.Option(help="Folder of all shards; not a URL.")] = Path("shards"),
 ) -> None:
     """Draw where trained models look: NOAH's maps, or the class activation maps of another head, of the best classes.
 
@@ -333,6 +386,8 @@ def main() -> None:
         sys.exit(_fail(error, 1))
     except OSError as error:
         sys.exit(_fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
+    except MemoryError:
+        sys.exit(_fail("no memory left", 1))
     except KeyboardInterrupt:
         sys.exit(130)
     except Interrupted as error:
@@ -340,7 +395,7 @@ def main() -> None:
 
 
 def _fail(message, code: int) -> int:
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"error: {without_secrets(str(message))}", file=sys.stderr)
     return code
 
 

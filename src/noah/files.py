@@ -1,28 +1,52 @@
 """Writing files so that a reader never sees half of one, and naming them by content."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What only writing can say."""
+
+
+@contextmanager
+def naming(path: Path | str, temporary: Path | str = "") -> Iterator[None]:
+    """Trouble of a disk is that of `path`: many a library leaves the file out, or says only the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if temporary and str(temporary) in str(error):
+            error.filename, error.strerror = str(path), os.strerror(error.errno) if error.errno else str(error)
+        elif error.filename is None and error.errno in _NO_ROOM:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
 def write_atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it is synced and renamed to `path`, else removed."""
+    """Yield a temporary path in the same folder; on success it is synced and renamed to `path`, else removed.
+
+    Raises:
+        OSError: The disk is full, the folder read-only, …; its `filename` is `path`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two machines that share a folder may have the same process ids.
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with naming(path, temporary):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that is read-only by now
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -41,8 +65,29 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def read_mapping(path: Path | str, *fields: str) -> dict:
+    """A JSON object; ValueError also names the first of `fields` that it lacks."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: got {type(data).__name__}, expected a mapping")
+    for field in fields:
+        if field not in data:
+            raise ValueError(f"{path}: missing key '{field}'")
+    return data
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Where odd content of a file breaks the code that takes it apart: a ValueError that names the file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged, or not what noah writes: {type(error).__name__}: {said[:300]}") from error
 
 
 def sha256_file(path: Path | str) -> str:

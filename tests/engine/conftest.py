@@ -1,4 +1,4 @@
-"""Shards of the tiny dataset, made once, and runs on them."""
+"""Shards of the tiny dataset and of a multi-label one like it, made once, and runs on them."""
 
 import shutil
 from pathlib import Path
@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 from tests_support import REPOSITORY, add_tiny_study
 
-from noah.config import Run, load_dataset, load_study
+from noah.config import Dataset, Run, load_dataset, load_study
 from noah.data.shards import index_split, write_job, write_manifest
+
+
+def multi_label(tiny: Dataset) -> Dataset:
+    """Dataset tiny with one to three digits in a scene."""
+    scenes = {**tiny.scenes.model_dump(), "digits": (1, 3)}
+    fields = {"name": "tiny-multi", "multi_label": True, "scenes": scenes}
+    return Dataset.model_validate({**tiny.model_dump(exclude_none=True), **fields})
 
 
 @pytest.fixture(scope="session")
@@ -15,15 +22,28 @@ def tiny_shards(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     shutil.copytree(REPOSITORY / "config", folder / "config")
     add_tiny_study(folder / "config")
-    dataset = load_dataset("tiny", folder / "config")
-    dataset = dataset.model_copy(update={"root": str(REPOSITORY / dataset.root)})
-    for split in dataset.splits:
-        out = folder / "shards" / "tiny" / split
-        index_split(dataset, split, out)
-        for job in range(dataset.num_jobs(split)):
-            write_job(dataset, split, job, out)
-        write_manifest(dataset, split, out)
+    tiny = load_dataset("tiny", folder / "config")
+    tiny = tiny.model_copy(update={"root": str(REPOSITORY / tiny.root)})
+    for dataset in (tiny, multi_label(tiny)):
+        for split in dataset.splits:
+            out = folder / "shards" / dataset.name / split
+            index_split(dataset, split, out)
+            for job in range(dataset.num_jobs(split)):
+                write_job(dataset, split, job, out)
+            write_manifest(dataset, split, out)
     return folder / "shards"
+
+
+@pytest.fixture
+def make_multi_label_run(make_run):
+    """make_multi_label_run(lr=…): a run on dataset tiny-multi."""
+
+    def make(**recipe) -> Run:
+        run = make_run()
+        fields = {"dataset": multi_label(run.dataset), "recipe": {**run.recipe.model_dump(), **recipe}}
+        return Run.model_validate({**run.model_dump(), **fields})
+
+    return make
 
 
 @pytest.fixture

@@ -1,12 +1,17 @@
 """Several processes: the same records as one, and a run that ends with the same files."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+
+from noah.engine.state import read_checkpoint
 
 PREDICT = """
 import sys
@@ -29,22 +34,96 @@ with world("cpu") as ranks:
 """
 
 
-def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
+SHARE = """
+import torch
+from noah.engine.distributed import world
+
+with world("cpu") as ranks:
+    norm = torch.nn.BatchNorm1d(2)
+    norm(torch.full((4, 2), float(ranks.rank)))
+    first = ranks.share(norm).running_mean.clone()
+    everyone = ranks.gather({"mean": first, "rank": ranks.rank})
+    assert [own["rank"] for own in everyone] == [0, 1, 2]
+    assert all(torch.equal(own["mean"], torch.zeros(2)) for own in everyone)
+    assert ranks.any(ranks.rank == 2, False) == [True, False]
+"""
+
+TRAIN = """
+import os, signal, sys
+from pathlib import Path
+from noah.config import load_run
+from noah.engine import train as module
+
+shards, out, event, at_step = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+real_stepper = module.stepper
+
+def stepper(run, model, state, ranks, losses):
+    step_once = real_stepper(run, model, state, ranks, losses)
+
+    def step(group, lr):
+        loss = step_once(group, lr)
+        if state.step == at_step and ranks.rank == ranks.size - 1:
+            Path("happened").touch()
+            if event == "error":
+                raise ValueError("the disk of this rank is on fire")
+            os.kill(os.getpid(), getattr(signal, event))
+        return loss
+
+    return step
+
+module.stepper = stepper
+module.train(load_run(Path("run.yaml")), shards, out, module.Machine(checkpoint_minutes=0))
+"""
+"""Something happens to the last rank after a step; -1 is no step."""
+
+EVERYTHING = {
+    "epochs": 3,
+    "mixup": 0.8,
+    "ema_decay": 0.9,
+    "evaluate": "ema",
+    "precision": "bf16",
+    "accumulate": 2,
+    "drop_path_rate": 0.3,
+    "proj_drop_rate": 0.1,
+    "random_erasing": 0.5,
+}
+
+
+def start_torchrun(processes: int, *arguments: str) -> subprocess.Popen:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*launcher, *arguments], capture_output=True, text=True, env=environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*launcher, *arguments], text=True, env=environment, **pipes)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_predictions_are_the_same_bits_at_any_number_of_processes(tiny_shards, make_run, processes):
+def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess:
+    process = start_torchrun(processes, *arguments)
+    out, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def train(processes: int, shards: Path, out: str, event: str = "none", at_step: int = -1):
+    Path("train.py").write_text(TRAIN)
+    return torchrun(processes, "train.py", str(shards), out, event, str(at_step))
+
+
+def results(out: str) -> dict[str, bytes]:
+    """What must be equal, bit for bit; the history without its clock."""
+    history = pd.read_csv(Path(out) / "history.csv").drop(columns=["time", "images_per_s"])
+    files = {name: (Path(out) / name).read_bytes() for name in ("model.safetensors", "predictions.parquet")}
+    return {**files, "history.csv": history.to_csv(index=False).encode()}
+
+
+def test_predictions_are_the_same_bits_at_any_number_of_processes(tiny_shards, make_run):
     Path("run.yaml").write_text(make_run().to_yaml())
     Path("predict.py").write_text(PREDICT)
-    for count in (1, processes):
+    for count in (1, 2, 3):
         done = torchrun(count, "predict.py", str(tiny_shards), f"{count}.pt")
         assert done.returncode == 0, done.stderr[-2000:]
-    one, many = torch.load("1.pt"), torch.load(f"{processes}.pt")
+    one, two, three = (torch.load(f"{count}.pt") for count in (1, 2, 3))
     assert one.shape == (30, 10)
-    assert torch.equal(one, many)
+    assert torch.equal(one, two)
+    assert torch.equal(one, three)
 
 
 def test_a_run_of_two_processes_ends_with_its_files(tiny_shards, make_run):
@@ -60,3 +139,54 @@ def test_a_batch_that_the_processes_do_not_make_up_is_refused(tiny_shards, make_
     done = torchrun(2, "-m", "noah.cli", "train", "run.yaml", "--out", "out", "--shards", str(tiny_shards))
     assert done.returncode != 0
     assert "batch is 16, expected micro_batch x accumulate x world size = 16 x 1 x 2 = 32" in done.stderr
+
+
+@pytest.mark.parametrize(("processes", "batch"), [(2, 16), (3, 12)])
+def test_ranks_stopped_and_resumed_end_with_the_bits_of_undisturbed_ones(tiny_shards, make_run, processes, batch):
+    run = make_run(**EVERYTHING, batch=batch, micro_batch=batch // processes // 2)
+    Path("run.yaml").write_text(run.to_yaml())
+    assert train(processes, tiny_shards, "quiet").returncode == 0
+    stopped = train(processes, tiny_shards, "stopped", "SIGTERM", 4)
+    assert "stopped by SIGTERM; the state is saved" in stopped.stderr
+    assert not Path("stopped").exists()
+    done = train(processes, tiny_shards, "stopped")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resuming at step 4" in done.stdout
+    assert results("stopped") == results("quiet")
+
+
+def test_sigterm_to_torchrun_saves_the_state(tiny_shards, make_run):
+    run = make_run(epochs=3000, eval_every_epochs=3000, micro_batch=8)
+    Path("run.yaml").write_text(run.to_yaml())
+    process = start_torchrun(2, "-m", "noah.cli", "train", "run.yaml", "--out", "out", "--shards", str(tiny_shards))
+    assert "from step 0 of 9000" in process.stdout.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    step = read_checkpoint(next(Path().glob("state/*/checkpoint.pt")))["step"]
+    assert 0 < step < 9000
+
+
+@pytest.mark.parametrize(("processes", "event"), [(2, "SIGKILL"), (3, "error")])
+def test_a_rank_that_dies_takes_the_others_down_and_the_retry_resumes(tiny_shards, make_run, processes, event):
+    run = make_run(batch=12, micro_batch=12 // processes)
+    Path("run.yaml").write_text(run.to_yaml())
+    died = train(processes, tiny_shards, "out", event, 3)
+    assert time.time() - Path("happened").stat().st_mtime < 60
+    assert died.returncode != 0
+    assert not Path("out").exists()
+    if event == "error":
+        raised = [line for line in died.stderr.splitlines() if "Error: " in line]
+        assert "ValueError: the disk of this rank is on fire" in raised[0]
+    else:
+        assert "Signal 9 (SIGKILL)" in died.stderr
+    done = train(processes, tiny_shards, "out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resuming at step 2 of 8" in done.stdout
+
+
+def test_ranks_end_with_the_statistics_of_the_first(project):
+    Path("share.py").write_text(SHARE)
+    done = torchrun(3, "share.py")
+    assert done.returncode == 0, done.stderr[-2000:]

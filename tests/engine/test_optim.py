@@ -67,6 +67,22 @@ def test_sgd_is_plain_momentum_and_never_nesterov():
     assert (group["momentum"], group["nesterov"]) == (0.8, False)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_fused_is_the_same_update_in_one_kernel(optimizer):
+    weights, x = [], torch.randn(5, 4)
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3)
+        chosen = build_optimizer(model, recipe(optimizer=optimizer, weight_decay=0.1, fused=fused))
+        assert all(bool(group["fused"]) == fused for group in chosen.param_groups)
+        for _ in range(5):
+            model(x).square().sum().backward()
+            chosen.step()
+            chosen.zero_grad()
+        weights.append(model.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
+
+
 def test_loss_takes_soft_targets_under_mixup_and_smooths_without():
     logits = torch.randn(4, 3)
     target = torch.tensor([0, 1, 2, 0])

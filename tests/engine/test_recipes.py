@@ -10,7 +10,7 @@ from noah.config import Recipe, Run, load_recipe
 from noah.data.loader import train_loader
 from noah.data.reader import Shards
 from noah.engine.distributed import World
-from noah.engine.step import stepper
+from noah.engine.step import Losses, stepper
 from noah.engine.train import build_state
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -32,6 +32,7 @@ def make_small(make_run):
         recipe = load_recipe(name, REPOSITORY / "config")
         if recipe.first_size:
             fields["first_size"] = 16
+        fields["compile"] = False  # tests/engine/test_compiled.py has that
         if family == "cnn":
             fields["proj_drop_rate"] = 0.0  # CNNs have no such layers, and say so
         parts = {"recipe_name": name, "recipe": {**recipe.model_dump(), **SMALL, **fields}}
@@ -44,7 +45,7 @@ def losses(run: Run, shards_root: Path, steps: int, one_batch: bool = False) -> 
     shards = Shards(shards_root / "tiny" / "train")
     batches = list(train_loader(shards, run, 0))
     state = build_state(run, ALONE)
-    step_once = stepper(run, state.model, state, ALONE)
+    step_once = stepper(run, state.model, state, ALONE, Losses(run, state, lag=0))
     passes = run.recipe.accumulate
     groups = [batches[first : first + passes] for first in range(0, len(batches), passes)]
     return [step_once(groups[0 if one_batch else step], run.recipe.lr) for step in range(steps)]

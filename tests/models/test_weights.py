@@ -261,7 +261,9 @@ def test_an_imported_checkpoint_is_safetensors_of_our_model(tmp_path):
     out = tmp_path / "model.safetensors"
     import_weights(tmp_path / "official.pth", out, backbone="gmlp_tiny", width=0.5, head="noah", num_classes=1000)
     with safe_open(out, framework="pt") as written:
-        model = build_model(**json.loads(written.metadata()["noah"])["model"])
+        description = json.loads(written.metadata()["noah"])
+    assert description["mean"] == description["std"] == [0.5, 0.5, 0.5]
+    model = build_model(**description["model"])
     model.load_state_dict(load_file(out))
     assert model.head.query.weight.equal(state["head.query.weight"])
     with pytest.raises(ValueError, match=r"official\.pth: does not fit the model"):

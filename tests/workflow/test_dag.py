@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from noah.config import RESULTS_VERSION
+
 RUN = "results/tiny/runs/tiny/tiny/gmlp_tiny-d1-p8-w0.5/noah/s0"
 
 
@@ -45,9 +47,9 @@ def test_a_dry_run_needs_neither_data_nor_shards(clone, tmp_path):
 
 def test_the_default_study_plans_every_run_once(clone):
     planned = clone.planned("--config", "study=digits")
-    assert planned["train"] == planned["score"] == 21
-    assert planned["cost"] == 3
-    assert planned["manifest"] == planned["index"] == 3
+    assert planned["train"] == planned["score"] == 30
+    assert planned["cost"] == 4
+    assert planned["manifest"] == planned["index"] == 6
     assert planned["tables"] == planned["figures"] == planned["track"] == 1
 
 
@@ -129,7 +131,8 @@ def test_an_edit_of_the_scenes_makes_new_shards_and_trains_everything_again(edit
 
 def test_raising_the_results_version_trains_everything_again(edited):
     path = edited.folder / "src/noah/config/run.py"
-    path.write_text(path.read_text().replace("RESULTS_VERSION = 1", "RESULTS_VERSION = 2"))
+    raised = f"RESULTS_VERSION = {RESULTS_VERSION + 1}"
+    path.write_text(path.read_text().replace(f"RESULTS_VERSION = {RESULTS_VERSION}", raised))
     planned = edited.planned()
     assert (planned["train"], planned["cost"]) == (4, 1)
     assert "index" not in planned

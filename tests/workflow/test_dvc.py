@@ -1,12 +1,21 @@
-"""DVC around the pipeline: repeat does nothing; a clone that pulled runs what a change concerns and nothing else."""
+"""DVC around the pipeline: repeat does nothing; a clone that pulled runs what a change concerns and nothing else;
+killed and repeated gives the same tables; a damaged file is named; secrets of a remote stay where they are."""
 
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from workflow_clone import Clone, make_clone
 
-pytestmark = pytest.mark.system
+SECRET = "geheim-4711"
+CLOCKS = ["train_seconds", "latency_ms_p50", "latency_ms_p95", "images_per_s", "train_images_per_s", "peak_memory_mib"]
 
 
 def finished_times(clone: Clone) -> dict[str, str]:
@@ -27,17 +36,22 @@ def lab(tmp_path_factory) -> Clone:
     clone = make_clone(folder / "noah")
     clone.run("git", "init", "-q")
     clone.run("dvc", "remote", "add", "--default", "lab", str(folder / "remote"))
+    clone.run(
+        "dvc", "remote", "add", "--local", "elsewhere", f"https://me:{SECRET}@dvc.example.org/noah?token={SECRET}"
+    )
     clone.run("dvc", "repro")
     clone.run("dvc", "push")
     commit(clone, "Reproduced")
     return clone
 
 
+@pytest.mark.system
 def test_repro_makes_the_tables(lab):
     assert (lab.folder / "results/tiny/tables/comparison.md").exists()
     assert len(finished_times(lab)) == 4
 
 
+@pytest.mark.system
 def test_results_and_shards_are_tracked_by_dvc_and_not_by_git(lab):
     files = lab.run("git", "ls-files").stdout.splitlines()
     assert "dvc.lock" in files
@@ -45,12 +59,14 @@ def test_results_and_shards_are_tracked_by_dvc_and_not_by_git(lab):
     assert not [name for name in files if name.startswith("state/")]
 
 
+@pytest.mark.system
 def test_twice_in_a_row_does_nothing(lab):
     done = lab.run("dvc", "repro")
     assert "Stage 'reproduce' didn't change, skipping" in done.stdout
     assert "up to date" in lab.run("dvc", "status").stdout
 
 
+@pytest.mark.system
 def test_a_clone_that_pulled_runs_only_what_a_changed_parameter_concerns(lab, tmp_path):
     lab.run("git", "clone", "-q", str(lab.folder), str(tmp_path / "clone"))
     clone = Clone(tmp_path / "clone")
@@ -69,9 +85,116 @@ def test_a_clone_that_pulled_runs_only_what_a_changed_parameter_concerns(lab, tm
     assert "didn't change, skipping" in clone.run("dvc", "repro").stdout
 
 
+@pytest.mark.system
 def test_a_fresh_clone_without_a_remote_trains_every_run(lab, tmp_path):
     lab.run("git", "clone", "-q", str(lab.folder), str(tmp_path / "clone"))
     clone = Clone(tmp_path / "clone")
     (clone.folder / "dvc.lock").unlink()
     shutil.copytree(lab.folder / "data", clone.folder / "data")
     assert clone.planned()["train"] == 4
+
+
+@pytest.mark.system
+def test_no_secret_of_a_remote_is_written_anywhere_but_in_its_ignored_config(lab):
+    holders = [path for path in lab.folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert holders == [lab.folder / ".dvc/config.local"]
+    assert ".dvc/config.local" not in lab.run("git", "ls-files").stdout
+
+
+@pytest.mark.system
+def test_a_damaged_file_of_the_remote_is_named_and_never_pulled_by_one_that_verifies(lab, tmp_path):
+    remote = lab.folder.parent / "remote"
+    assert "all as their names say" in lab.run("noah", "verify-cache", str(remote)).stdout
+    damaged = tmp_path / "remote"
+    shutil.copytree(remote, damaged)
+    lock = json.loads(lab.run("dvc", "ls", ".", "results/tiny/tables", "--json", "--show-hash").stdout)
+    md5 = next(entry["md5"] for entry in lock if entry["path"] == "comparison.md")
+    path = damaged / "files/md5" / md5[:2] / md5[2:]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"|", b"!", 1))
+
+    done = lab.run("noah", "verify-cache", str(damaged), check=False)
+    assert done.returncode == 2
+    assert done.stdout == f"{path}: damaged, of results/tiny/tables/comparison.md\n"
+
+    lab.run("git", "clone", "-q", str(lab.folder), str(tmp_path / "clone"))
+    clone = Clone(tmp_path / "clone")
+    clone.run("dvc", "remote", "modify", "--local", "lab", "url", str(damaged))
+    clone.run("dvc", "remote", "modify", "--local", "lab", "verify", "true")
+    assert clone.run("dvc", "pull", check=False).returncode != 0
+    assert not (clone.folder / "results/tiny/tables/comparison.md").exists()
+
+
+def what_was_found(folder: Path) -> dict[str, bytes]:
+    """All that runs and tables say, without clocks."""
+    found = {}
+    for path in sorted((folder / "results/tiny").rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.name in ("model.safetensors", "predictions.parquet", "metrics.json", "arm.json"):
+            found[name] = path.read_bytes()
+        if path.name == "long.parquet":
+            long = pd.read_parquet(path)
+            found[name] = long[~long.metric.isin(CLOCKS)].to_csv(index=False).encode()
+        if path.parent.name == "tables":
+            found[name] = b"there"
+    return found
+
+
+def interrupt(clone: Clone, signum: int, after_s: float) -> bool:
+    """Start `dvc repro` and send the signal to it and all it started, as Ctrl-C or the end of a machine do."""
+    with open(clone.folder / "interrupted.log", "a") as log:
+        repro = subprocess.Popen(
+            ["dvc", "repro"], cwd=clone.folder, env=clone.environment, stdout=log, stderr=log, start_new_session=True
+        )
+        time.sleep(after_s)
+        running = repro.poll() is None
+        if running:
+            os.killpg(repro.pid, signum)
+        repro.wait(120)
+    return running
+
+
+def is_locked(clone: Clone) -> bool:
+    return any((clone.folder / ".snakemake/locks").glob("*"))
+
+
+def repeat(clone: Clone) -> None:
+    """`dvc repro`; where Snakemake finds the lock of one that was killed, it says what to do, and that is done."""
+    if is_locked(clone):
+        done = clone.run("dvc", "repro", check=False)
+        assert done.returncode != 0
+        assert "--unlock" in done.stdout + done.stderr
+        clone.run("snakemake", "--unlock")
+    clone.run("dvc", "repro")
+
+
+def check_interrupted(lab: Clone, clone: Clone, signals: list[int], longest_s: float) -> None:
+    drawn = random.Random(0)
+    interrupted = 0
+    for signum in signals:
+        if is_locked(clone):
+            clone.run("snakemake", "--unlock")
+        interrupted += interrupt(clone, signum, drawn.uniform(2, longest_s))
+    repeat(clone)
+    assert interrupted
+    assert what_was_found(clone.folder) == what_was_found(lab.folder)
+    assert "didn't change, skipping" in clone.run("dvc", "repro").stdout
+    print(f"interrupted {interrupted} times")
+
+
+@pytest.fixture
+def again(tmp_path) -> Clone:
+    """A clone that has not computed anything."""
+    clone = make_clone(tmp_path / "again")
+    clone.run("git", "init", "-q")
+    return clone
+
+
+@pytest.mark.system
+def test_interrupted_and_killed_and_repeated_gives_the_same_tables(lab, again):
+    check_interrupted(lab, again, [signal.SIGINT, signal.SIGKILL], longest_s=25)
+
+
+@pytest.mark.long
+def test_interrupted_and_killed_at_many_points_and_repeated_gives_the_same_tables(lab, again):
+    check_interrupted(lab, again, [signal.SIGINT, signal.SIGKILL] * 10, longest_s=60)

@@ -1,10 +1,14 @@
 """The study, checked before the DAG is built, and the functions that turn it into file names."""
 
 import hashlib
+import os
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
-from noah.config import load_study
+from noah.config import load_study, train_resources
 
 ENVIRONMENT = "../../environment.yml"
 
@@ -36,6 +40,35 @@ ATTENTION = sorted(
 )
 
 
+def make_cancelled_jobs_end():
+    """See the script that this puts in front of sacct, on clusters that have one."""
+    if shutil.which("sacct"):
+        os.environ["PATH"] = f"{Path('workflow/profiles/slurm/bin').resolve()}:{os.environ['PATH']}"
+
+
+def cancel_orphans(patience_s=180):
+    """Stop jobs of this folder that outlived their Snakemake (a login node that went down): training saves its state,
+    and the job that is submitted in their place goes on from there. Two of them would be in each other's way."""
+    if shutil.which("squeue") is None:
+        return
+    deadline = time.monotonic() + patience_s
+    while orphans := _jobs_here():
+        print(f"cancelling {len(orphans)} jobs of an earlier Snakemake: {' '.join(orphans)}", file=sys.stderr)
+        subprocess.run(["scancel", *orphans], check=False)
+        if time.monotonic() > deadline:
+            raise WorkflowError(f"jobs of an earlier Snakemake do not end: {' '.join(orphans)}; see scontrol show job")
+        time.sleep(3)
+
+
+def _jobs_here():
+    """Ids of the jobs that a Snakemake started in this folder: the plugin's comment names the rule."""
+    listed = subprocess.run(["squeue", "--me", "-h", "-o", "%i\t%Z\t%k"], capture_output=True, text=True, timeout=60)
+    if listed.returncode:
+        raise WorkflowError(f"squeue cannot say whether jobs of an earlier Snakemake run: {listed.stderr.strip()}")
+    jobs = [line.split("\t") for line in listed.stdout.splitlines()]
+    return [job for job, folder, comment in jobs if Path(folder) == Path.cwd() and comment.startswith("rule_")]
+
+
 wildcard_constraints:
     dataset="|".join(STUDY.datasets),
     split="train|minival|test",
@@ -54,17 +87,66 @@ def run_hash(wildcards):
     return run_of(wildcards).hash
 
 
+def train_runtime(wildcards):
+    """Minutes. Asked for when a job is submitted, so that the plan, which is saved before the first job, is there."""
+    return train_resources(STUDY, run_of(wildcards))["runtime"]
+
+
+def train_memory(wildcards):
+    """Megabytes."""
+    return train_resources(STUDY, run_of(wildcards))["mem_mb"]
+
+
+def placement():
+    """What Slurm has to know of the processes of one run: nothing but its GPUs, unless it spans several nodes."""
+    asked = STUDY.spec.resources
+    if asked.nodes == 1:
+        return {"gpu": asked.gpus}
+    # tasks_per_gpu=0 keeps the plugin from starting a task per GPU: torchrun starts the processes of a node.
+    several = {"mpi": "srun", "nodes": asked.nodes, "tasks": asked.nodes, "tasks_per_gpu": 0}
+    return several | ({"gres": f"gpu:{asked.gpus}"} if asked.gpus else {})
+
+
+def launcher():
+    """The command in front of `train`: noah itself, torchrun, or torchrun on every node."""
+    asked = STUDY.spec.resources
+    if asked.ranks == 1:
+        return "noah"
+    ranks = f"--nproc-per-node {asked.ranks_per_node}"
+    if asked.nodes == 1:
+        return f"torchrun --standalone {ranks} -m noah.cli"
+    # The batch script runs on the first node. Jobs that share a node must not share a port.
+    meet = '--master-addr "$(hostname)" --master-port $((20000 + SLURM_JOB_ID % 20000))'
+    return (
+        f"srun --nodes={asked.nodes} --ntasks={asked.nodes} --ntasks-per-node=1 --cpus-per-task={asked.cpus}"
+        f" --kill-on-bad-exit=1 bash -c 'exec torchrun --nnodes {asked.nodes} --node-rank $SLURM_NODEID {ranks} \"$@\"'"
+        f" torchrun {meet} -m noah.cli"
+    )
+
+
+def train_threads():
+    """`--threads` and `--workers` of each process: GPUs want decoders beside them, the CPU wants its cores for itself."""
+    asked = STUDY.spec.resources
+    share = max(asked.cpus // asked.ranks_per_node, 1)
+    return f"--threads 1 --workers {share}" if asked.gpus else f"--threads {share}"
+
+
 def cost_hash(wildcards):
     return STUDY.cost_hash(wildcards.dataset, wildcards.backbone)
 
 
 def dataset_hash(name):
     """Changes with what decides the shards of a dataset."""
-    return hashlib.sha256(STUDY.datasets[name].model_dump_json(exclude={"root"}).encode()).hexdigest()
+    spec = STUDY.datasets[name].model_dump_json(exclude={"root", "allow_bad"})
+    return hashlib.sha256(spec.encode()).hexdigest()
 
 
 def dataset_hash_of(wildcards):
     return dataset_hash(wildcards.dataset)
+
+
+def allow_bad_of(wildcards):
+    return STUDY.datasets[wildcards.dataset].allow_bad
 
 
 def manifests(wildcards):
@@ -83,6 +165,10 @@ def job_notes(wildcards):
 
 def job_rows(wildcards):
     return job_files(wildcards, "parquet")
+
+
+def job_bad_images(wildcards):
+    return job_files(wildcards, "bad.csv")
 
 
 def run_files(name):

@@ -21,8 +21,9 @@ rule index:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        # The annotations of iNaturalist 2021 take 4 GB, most indices far less.
+        mem_mb=lambda wildcards, attempt: 2000 * 2 ** (attempt - 1),
+        runtime=120,
     shell:
         "noah index {wildcards.dataset} {wildcards.split} > {log} 2>&1"
 

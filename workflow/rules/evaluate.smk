@@ -8,18 +8,19 @@ rule score:
         f"{RUN}/provenance.json",
         "shards/{dataset}/test/manifest.json",
         predictions=ancient(f"{RUN}/predictions.parquet"),
-        code=modules("evaluate/metrics.py"),
+        code=modules("evaluate/m*.py") + modules("average_precision.py"),
     output:
         f"{RUN}/metrics.json",
     params:
         run=subpath(output[0], parent=True),
     log:
         f"logs/score/{STUDY.slug}/{{dataset}}/{{recipe}}/{{backbone}}/{{arm}}/s{{seed}}.log",
+    retries: 0
     conda:
         ENVIRONMENT
     threads: 1
     shell:
-        "noah score {params.run} > {log} 2>&1"
+        "noah score {params.run} --forget-state > {log} 2>&1"
 
 
 rule cost:
@@ -33,6 +34,7 @@ rule cost:
         f"logs/cost/{STUDY.slug}/{{dataset}}-{{backbone}}.log",
     conda:
         ENVIRONMENT
+    retries: 3
     # All cores are reserved, so that nothing else runs meanwhile; how many threads are measured stands in the result.
     threads: workflow.resource_settings.cores or 1
     resources:
@@ -61,6 +63,7 @@ rule attention:
         runs=shown_runs,
     log:
         f"logs/attention/{STUDY.slug}/{{dataset}}/{{recipe}}/{{backbone}}.log",
+    retries: 3
     conda:
         ENVIRONMENT
     threads: 1

@@ -17,6 +17,7 @@ rule collect:
         scale=STUDY.scale,
     log:
         f"logs/collect/{STUDY.slug}.log",
+    retries: 0
     conda:
         ENVIRONMENT
     threads: 1
@@ -42,6 +43,7 @@ rule tables:
         scale=STUDY.scale,
     log:
         f"logs/tables/{STUDY.slug}.log",
+    retries: 0
     conda:
         ENVIRONMENT
     threads: 1
@@ -67,6 +69,7 @@ rule figures:
         scale=STUDY.scale,
     log:
         f"logs/figures/{STUDY.slug}.log",
+    retries: 0
     conda:
         ENVIRONMENT
     threads: 1
@@ -88,6 +91,7 @@ rule track:
         scale=STUDY.scale,
     log:
         f"logs/track/{STUDY.slug}.log",
+    retries: 0
     conda:
         ENVIRONMENT
     threads: 1

@@ -1,4 +1,10 @@
-"""One job per run. Its resume state lies in state/, which Snakemake does not know: it would delete it with a failed job."""
+"""One job per run. Its resume state lies in state/, which Snakemake does not know: it would delete it with a failed job.
+
+A run of several processes is started by torchrun, on several nodes by srun and torchrun; all of them save and stop
+together when one is told to stop. How they are started is no param: a run that asks for other resources is the same run.
+"""
+
+LAUNCH, THREADS = launcher(), train_threads()
 
 
 rule train:
@@ -20,9 +26,10 @@ rule train:
         ENVIRONMENT
     threads: STUDY.spec.resources.cpus
     resources:
-        gpu=STUDY.spec.resources.gpus,
-        mem_mb=STUDY.spec.resources.mem_mb,
-        runtime=STUDY.spec.resources.runtime_min,
+        mem_mb=train_memory,
+        runtime=train_runtime,
+        **placement(),
     shell:
-        "noah train {wildcards.dataset}/{wildcards.recipe}/{wildcards.backbone}/{wildcards.arm}/s{wildcards.seed}"
-        " --study {params.study} --scale {params.scale} --out {params.out} --threads {threads} > {log} 2>&1"
+        "{LAUNCH} train"
+        " {wildcards.dataset}/{wildcards.recipe}/{wildcards.backbone}/{wildcards.arm}/s{wildcards.seed}"
+        " --study {params.study} --scale {params.scale} --out {params.out} --keep-state {THREADS} > {log} 2>&1"

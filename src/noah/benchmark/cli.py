@@ -76,3 +76,85 @@ def loader(
     from noah.benchmark.loader import run
 
     print(run(out, images, rounds, workers, threads))
+
+
+@app.command()
+def step(
+    backbone: Annotated[list[str] | None, typer.Option(help="Such as mobilenetv2-w0.5; all 26 of the paper.")] = None,
+    impl: Annotated[list[str] | None, typer.Option(help="cpu or compile; all that this machine can run.")] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Images of a step; 16, fewer for large backbones.")] = None,
+    rounds: Rounds = 3,
+    threads: Threads = 1,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Layout of models and images.")] = False,
+    dropout: Annotated[bool, typer.Option("--dropout", help="Drop NOAH's values as in the paper.")] = False,
+    out: Out = Path("docs/benchmarks"),
+) -> None:
+    """Whole training steps: NOAH, ours and official, over the same backbone with a mean and a linear layer.
+
+    \b
+    Example: noah benchmark step --backbone mobilenetv2-w0.5 --backbone deit_tiny-w1 --rounds 5
+    """
+    from noah.benchmark.step import published, run_steps
+    from noah.heads.kernels.compiled import has_compiler
+
+    impls = impl or ["cpu", *(["compile"] if has_compiler() else [])]
+    options = {"batch": batch, "channels_last": channels_last, "dropout": dropout}
+    print(run_steps(out, backbone or published(), impls, rounds=rounds, threads=threads, **options))
+
+
+@app.command()
+def switches(
+    backbone: Annotated[list[str] | None, typer.Option(help="Such as deit_tiny-w1; three small ones.")] = None,
+    switch: Annotated[list[str] | None, typer.Option(help="The first is what others are compared with; all.")] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 16,
+    rounds: Rounds = 3,
+    threads: Threads = 1,
+    out: Out = Path("docs/benchmarks"),
+) -> None:
+    """A recipe's switches (fused, channels_last, bf16, compile) on whole training steps with NOAH's head.
+
+    \b
+    Example: noah benchmark switches --backbone deit_tiny-w1 --switch plain --switch bf16
+    """
+    from noah.benchmark.step import SMALL, SWITCHES, run_switches
+    from noah.heads.kernels.compiled import has_compiler
+
+    names = switch or [name for name, fields in SWITCHES.items() if has_compiler() or not fields.get("compile")]
+    print(run_switches(out, backbone or SMALL, names, rounds=rounds, threads=threads, batch=batch))
+
+
+@app.command()
+def trainer(
+    images: Annotated[int, typer.Option(min=32, help="Photos of an epoch.")] = 640,
+    epochs: Annotated[int, typer.Option(min=2, help="Of each training; the first warms up.")] = 4,
+    rounds: Rounds = 5,
+    threads: Threads = 1,
+    out: Out = Path("docs/benchmarks"),
+) -> None:
+    """The trainer against a bare loop of the same steps, and against a loop in the style of timm's train.py.
+
+    \b
+    Example: noah benchmark trainer --rounds 5
+    """
+    from noah.benchmark.trainer import run
+
+    print(run(out, images=images, epochs=epochs, rounds=rounds, threads=threads))
+
+
+@app.command()
+def pipeline(
+    study: Annotated[str, typer.Option(help="A file of config/studies, without .yaml.")] = "digits",
+    scale: Annotated[str, typer.Option(help="full or small.")] = "full",
+    cores: Annotated[int, typer.Option(min=1, help="Cores that the study was made on.")] = 2,
+    rounds: Rounds = 5,
+    records: Annotated[Path, typer.Option(help="Snakemake's notes of the study's jobs.")] = Path(".snakemake/metadata"),
+    out: Out = Path("docs/benchmarks"),
+) -> None:
+    """How long each job of a study takes to start, and the study's wall time against the sum of its trainings.
+
+    \b
+    Example: noah benchmark pipeline --study digits --cores 2
+    """
+    from noah.benchmark.pipeline import run
+
+    print(run(out, study, scale, rounds=rounds, cores=cores, records=records))

@@ -99,11 +99,13 @@ def write_job(dataset: Dataset, split: SplitName, job: int, out_dir: Path) -> li
     known = identity(dataset, split, sha256_file(out_dir / SOURCE))
     tars = [out_dir / dataset.shard_name(split, shard) for shard in numbers]
     done_file = job_file(out_dir, job, "json")
+    parts = Parts(job_file(out_dir, job, "parts"), known)
     if _is_done(out_dir, job, known, tars):
+        parts.remove()  # of an attempt that was stopped when all was there
         return tars
     done_file.unlink(missing_ok=True)
     bounds, read = shard_bounds(dataset, split, source), SOURCES[dataset.source].open_source(dataset, split)
-    parts, write = Parts(job_file(out_dir, job, "parts"), known), link_shard if is_in_place(dataset) else write_shard
+    write = link_shard if is_in_place(dataset) else write_shard
     shards = []
     for number, path in zip(numbers, tars, strict=True):
         shard = parts.find(path.name)

@@ -1,7 +1,7 @@
 """Optimizer, learning rate and loss of a recipe, all timm's."""
 
 import torch
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.loss import AsymmetricLossMultiLabel, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
@@ -22,6 +22,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         filter_bias_and_bn=not recipe.decay_1d,
+        # None is torch's own choice, which is not always the same as no.
+        fused=recipe.fused or None,
         **options,
     )
 
@@ -69,8 +71,15 @@ def set_lr(optimizer: torch.optim.Optimizer, scheduler: Scheduler | None, step: 
     return optimizer.param_groups[0]["lr"]
 
 
-def build_loss(recipe: Recipe) -> nn.Module:
-    """Takes soft targets under mixup or cutmix (smoothing is then in the targets), else class numbers."""
+def build_loss(recipe: Recipe, multi_label: bool = False) -> nn.Module:
+    """The mean over images, and with multi-label data over classes too.
+
+    Takes class numbers, soft targets under mixup or cutmix (smoothing is then in the targets), or with multi-label data
+    zeros and ones. The official ASL (Ben-Baruch et al., arXiv 2009.14119) is a sum: its rates are not ours.
+    """
+    if multi_label:
+        asymmetric = recipe.multi_label_loss == "asymmetric"
+        return AsymmetricLossMultiLabel(reduction="mean") if asymmetric else nn.BCEWithLogitsLoss()
     if recipe.mixup or recipe.cutmix:
         return SoftTargetCrossEntropy()
     if recipe.label_smoothing:

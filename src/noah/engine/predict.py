@@ -1,5 +1,6 @@
 """Logits of a whole split, and the prediction records that every metric is computed from."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from noah.average_precision import mean_average_precision
 from noah.config import Dataset, Recipe
 from noah.data.loader import eval_loader
 from noah.data.reader import Shards
@@ -15,6 +17,7 @@ from noah.data.transforms import normalize
 from noah.engine.distributed import World, autocast
 from noah.files import write_atomic
 
+THRESHOLDS = "noah.thresholds"
 EVAL_BATCH = 250
 """Fixed: an image's logits must not depend on how many processes share the work."""
 
@@ -34,7 +37,7 @@ def predict(
         shards, recipe, dataset, batch=EVAL_BATCH, rank=world.rank, world_size=world.size, workers=workers
     )
     for images, _, indices in loader:
-        images = normalize(images.to(world.device, non_blocking=True), dataset)
+        images = normalize(images.to(world.device, non_blocking=True), recipe, dataset)
         with autocast(world.device, recipe.precision):
             logits[indices] = model(images).float().cpu()
     model.train(training)
@@ -45,14 +48,49 @@ def predict(
     return logits
 
 
-def loss_and_top1(logits: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
-    """Mean cross-entropy and top-1 in percent."""
-    target = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+def loss_and_score(logits: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
+    """Mean cross-entropy and top-1; of multi-label data mean binary cross-entropy and mAP. Scores in percent.
+
+    Args:
+        logits: (S, M).
+        labels: As of `Shards`.
+    """
+    target = torch.from_numpy(labels)
+    if target.ndim == 2:
+        loss = nn.functional.binary_cross_entropy_with_logits(logits.double(), target.double())
+        return loss.item(), mean_average_precision(logits.numpy(), labels)
     loss = nn.functional.cross_entropy(logits.double(), target)
     return loss.item(), 100 * int((logits.argmax(1) == target).sum()) / len(target)
 
 
-def write_predictions(path: Path, keys, labels: np.ndarray, logits: torch.Tensor) -> None:
+def best_thresholds(logits: torch.Tensor, labels: np.ndarray) -> list[float]:
+    """Per class the probability from which on it is predicted: where F1 is largest; 0.5 without a positive image.
+
+    Args:
+        logits: (S, M) of images that no result is computed from.
+        labels: uint8 (S, M).
+    """
+    probabilities = logits.double().sigmoid().numpy()
+    thresholds = []
+    for scores, positive in zip(probabilities.T, labels.T, strict=True):
+        ranked = np.argsort(-scores, kind="stable")
+        predicted = np.arange(1, len(ranked) + 1)
+        f1 = 2 * positive[ranked].cumsum() / (predicted + positive.sum())
+        # Images with equal scores are predicted together.
+        f1[np.append(scores[ranked[1:]] == scores[ranked[:-1]], False)] = -1
+        thresholds.append(float(scores[ranked[f1.argmax()]]) if positive.any() else 0.5)
+    return thresholds
+
+
+def write_records(path: Path, shards: Shards, logits: torch.Tensor, thresholds: list[float] | None = None) -> None:
+    """predictions.parquet of either kind."""
+    if shards.labels.ndim == 2:
+        write_multi_label_predictions(path, shards.keys, shards.labels, logits, thresholds)
+    else:
+        write_predictions(path, shards.keys, shards.labels, logits)
+
+
+def write_predictions(path: Path, keys: np.ndarray, labels: np.ndarray, logits: torch.Tensor) -> None:
     """One record per image: key, label, the five best classes, their probabilities, log-probability of the label.
 
     With fewer than five classes the list is filled up with class -1 of probability 0.
@@ -62,15 +100,43 @@ def write_predictions(path: Path, keys, labels: np.ndarray, logits: torch.Tensor
     fill = 5 - top.indices.shape[1]
     classes = nn.functional.pad(top.indices, (0, fill), value=-1).to(torch.int32).numpy()
     probabilities = nn.functional.pad(top.values.exp(), (0, fill)).float().numpy()
-    target = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    target = torch.from_numpy(labels)
     table = pa.table(
         {
-            "key": pa.array([str(key) for key in keys]),
-            "label": pa.array(np.asarray(labels), pa.int32()),
+            "key": pa.array(keys.tolist()),
+            "label": pa.array(labels, pa.int32()),
             "top5": pa.FixedSizeListArray.from_arrays(pa.array(classes.reshape(-1), pa.int32()), 5),
             "top5_prob": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.reshape(-1), pa.float32()), 5),
             "label_logprob": pa.array(log_probabilities.gather(1, target[:, None])[:, 0].float().numpy()),
         }
     )
+    _write(path, table)
+
+
+def write_multi_label_predictions(
+    path: Path, keys: np.ndarray, labels: np.ndarray, logits: torch.Tensor, thresholds: list[float] | None
+) -> None:
+    """One record per image: key, labels (class numbers), scores (the M logits).
+
+    Args:
+        thresholds: Per class, of probabilities; as JSON in the schema's metadata under `THRESHOLDS`. None: there was no
+            minival to choose them on, and 0.5 stands for every class.
+    """
+    images, classes = logits.shape
+    offsets = np.append(0, labels.sum(axis=1, dtype=np.int64).cumsum())
+    table = pa.table(
+        {
+            "key": pa.array(keys.tolist()),
+            "labels": pa.ListArray.from_arrays(
+                pa.array(offsets, pa.int32()), pa.array(labels.nonzero()[1], pa.int32())
+            ),
+            "scores": pa.FixedSizeListArray.from_arrays(pa.array(logits.numpy().reshape(-1), pa.float32()), classes),
+        }
+    )
+    assert table.num_rows == images
+    _write(path, table.replace_schema_metadata({THRESHOLDS: json.dumps(thresholds or [0.5] * classes)}))
+
+
+def _write(path: Path, table: pa.Table) -> None:
     with write_atomic(path) as temporary:
         pq.write_table(table, temporary)

@@ -9,6 +9,7 @@ from torch import nn
 
 import noah
 from noah.config import Run
+from noah.data.reader import Shards
 from noah.engine.distributed import World, describe_device
 from noah.engine.optim import weight_decay_groups
 from noah.engine.state import TrainState
@@ -29,8 +30,8 @@ def describe_arm(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -
     }
 
 
-def describe_origin(run: Run, manifests: dict[str, str], world: World, state: TrainState) -> dict:
-    """Commits, versions, machine and data of a finished run. `manifests`: sha256 per split."""
+def describe_origin(run: Run, splits: dict[str, Shards], world: World, state: TrainState) -> dict:
+    """Commits, versions, machine and data of a finished run."""
     first, *later = state.starts
     return {
         "run_key": run.key,
@@ -47,7 +48,8 @@ def describe_origin(run: Run, manifests: dict[str, str], world: World, state: Tr
         "device": describe_device(world.device),
         "threads": torch.get_num_threads(),
         "world_size": world.size,
-        "manifests": manifests,
+        "manifests": {name: shards.manifest_sha256 for name, shards in splits.items()},
+        "quarantine_share": {name: shards.manifest["quarantine_share"] for name, shards in splits.items()},
         "evaluated_weights": run.recipe.evaluate,
         "epochs": run.recipe.epochs,
         "started": first["time"],

@@ -1,30 +1,27 @@
-"""What a run needs to go on as if it had never stopped, and the folder that holds it.
+"""What a run needs to go on as if it had never stopped, and how it lies in a checkpoint."""
 
-The folder is keyed by the run and its data, so a changed run never resumes another's state. It lies outside the
-outputs, because Snakemake deletes those when a job fails.
-"""
-
-import fcntl
 import hashlib
+import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from noah.config import Run
-from noah.files import write_atomic
+from noah.engine.distributed import World
+from noah.engine.folder import checkpoints
+from noah.engine.lock import Lock
+from noah.files import reading, write_atomic
 from noah.machine import git_state
+from noah.models.weights import UNREADABLE
 
-
-def state_folder(root: Path, run: Run, train_manifest_sha256: str) -> Path:
-    return root / hashlib.sha256(f"{run.to_yaml()}{train_manifest_sha256}".encode()).hexdigest()
+HEADER = b"noah checkpoint, sha256 of what follows: %b\n"
 
 
 @dataclass
@@ -42,34 +39,60 @@ class TrainState:
     history: list[dict] = field(default_factory=list)
     starts: list[dict] = field(default_factory=list)
     """Time, commit and dirty flag of every start: a run that was resumed may have seen more than one commit."""
+    saved_step: int = 0
+    """Of the newest checkpoint; 0 where there is none."""
 
-    _COUNTERS = ("step", "epoch_loss_sum", "epoch_images", "epoch_seconds", "seconds", "history", "starts")
+    _COUNTERS = ("step", "epoch_seconds", "seconds", "history", "starts")
+    _COUNTERS_OF_A_RANK = ("epoch_loss_sum", "epoch_images")
 
     def note_start(self) -> None:
         """Before the first step, for the sources may be edited while a run goes on."""
         commit, dirty = git_state()
         self.starts.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit, "dirty": dirty})
 
-    def save(self, folder: Path) -> None:
-        """Write the newest checkpoint and keep the one before it."""
-        newest, previous = _checkpoints(folder)
-        with write_atomic(newest) as temporary:
-            torch.save(self._as_dict(), temporary)
-            if newest.exists():
-                os.replace(newest, previous)
+    def save(self, folder: Path, ranks: World, lock: Lock | None) -> None:
+        """Write the newest checkpoint and keep the one before it. Every rank calls this; the first one writes.
 
-    def load(self, folder: Path) -> bool:
-        """Restore the newest readable checkpoint; False where there is none. A damaged one is reported and skipped."""
-        for path in _checkpoints(folder):
+        Args:
+            lock: Of the folder; the ranks that do not write have none.
+
+        Raises:
+            FloatingPointError: Weights are no finite numbers; both checkpoints stay as they are.
+            LockLost: Another process trains this run by now; nothing was written.
+        """
+        of_ranks = ranks.gather(self._of_this_rank(ranks.device))
+        if ranks.is_main:
+            for name, tensor in self.model.state_dict().items():
+                if not tensor.isfinite().all():
+                    raise FloatingPointError(f"{name} holds numbers that are not finite after step {self.step}")
+            newest, previous = checkpoints(folder)
+            with write_atomic(newest) as temporary:
+                write_checkpoint(temporary, {**self._as_dict(), "ranks": of_ranks})
+                lock.check()
+                if newest.exists():
+                    os.replace(newest, previous)
+        self.saved_step = self.step
+
+    def load(self, folder: Path, ranks: World) -> bool:
+        """Restore the newest sound checkpoint; False where there is none.
+
+        A damaged one is skipped and reported, on stderr and in the run's log.
+        """
+        damaged = []
+        for path in checkpoints(folder):
             if not path.exists():
                 continue
             try:
-                saved = torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-                print(f"warning: {path} is damaged, trying the one before it: {error}", file=sys.stderr)
+                saved = read_checkpoint(path)
+            except (ValueError, OSError) as error:
+                damaged.append(f"{path} is damaged ({error})")
                 continue
-            self._restore(saved)
+            with reading(path):
+                self._restore(saved, ranks)
+            self.saved_step = self.step
+            _report(folder, ranks, damaged, f"resuming from {path}, step {self.step}")
             return True
+        _report(folder, ranks, damaged, "no checkpoint is sound, the run starts anew")
         return False
 
     def _as_dict(self) -> dict:
@@ -77,47 +100,62 @@ class TrainState:
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             **{name: getattr(self, name) for name in self._COUNTERS},
         }
 
-    def _restore(self, saved: dict) -> None:
+    def _of_this_rank(self, device: torch.device) -> dict:
+        return {
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            **{name: getattr(self, name) for name in self._COUNTERS_OF_A_RANK},
+        }
+
+    def _restore(self, saved: dict, ranks: World) -> None:
+        if len(saved["ranks"]) != ranks.size:  # which batch, micro_batch and accumulate fix
+            raise LookupError(f"it is of {len(saved['ranks'])} processes, expected {ranks.size}")
+        own = saved["ranks"][ranks.rank]
         self.model.load_state_dict(saved["model"])
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+        torch.set_rng_state(own["rng"])
+        if own["cuda_rng"] is not None and ranks.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda_rng"], ranks.device)
         for name in self._COUNTERS:
             setattr(self, name, saved[name])
+        for name in self._COUNTERS_OF_A_RANK:
+            setattr(self, name, own[name])
 
 
-def _checkpoints(folder: Path) -> tuple[Path, Path]:
-    return folder / "checkpoint.pt", folder / "checkpoint.previous.pt"
+def write_checkpoint(path: Path, data: dict[str, Any]) -> None:
+    """A line with the sha256 of the rest, then the rest as torch saves it."""
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    with open(path, "wb") as file:
+        file.write(HEADER % hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
+        file.write(buffer.getbuffer())
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """After the outputs are written: a run that is asked for again is trained again."""
-    for path in _checkpoints(folder):
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second writer; the system lets go of it when the process ends, however it ends.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `write_checkpoint` wrote.
 
     Raises:
-        ValueError: Another live process holds it.
+        ValueError: A bit of the file is not what was written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(f"{folder}: another process trains this run: {file.read().strip()}") from None
-        file.truncate(0)
-        print(f"host {os.uname().nodename}, process {os.getpid()}", file=file, flush=True)
-        yield
+    with open(path, "rb") as file:
+        header, rest = file.readline(len(HEADER) + 64), file.read()
+    if header != HEADER % hashlib.sha256(rest).hexdigest().encode():
+        raise ValueError(f"its {len(rest)} bytes do not have the sha256 of its first line")
+    try:
+        return torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"it is damaged, or holds more than data: {type(error).__name__}: {said}") from None
+
+
+def _report(folder: Path, ranks: World, damaged: list[str], what_now: str) -> None:
+    if damaged and ranks.is_main:
+        line = f"warning: {'; '.join(damaged)}: {what_now}"
+        print(line, file=sys.stderr, flush=True)
+        with open(folder / "train.log", "a", encoding="utf-8") as log:
+            print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, file=log)

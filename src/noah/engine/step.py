@@ -3,6 +3,7 @@
 import hashlib
 import math
 import random
+from collections import deque
 
 import numpy as np
 import torch
@@ -17,14 +18,67 @@ from noah.engine.optim import build_loss
 from noah.engine.state import TrainState
 
 
-def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World):
-    """The function that does one optimizer step on a group of forward batches and returns their mean loss.
+class Losses:
+    """Reads the loss of every step, adds it to the epoch's, and stops at what is no finite number.
+
+    On a GPU it reads each loss one step late. The program then never waits for the GPU's queue to be empty, and a step
+    that has to be stopped at is noticed one step later, with the same words.
+
+    Args:
+        run: For messages.
+        state: Its `epoch_loss_sum` and `epoch_images` count the losses that were read.
+        lag: Steps that a loss may wait.
+
+    Attributes:
+        latest: The newest loss that was read; NaN before the first.
+    """
+
+    def __init__(self, run: Run, state: TrainState, lag: int):
+        self._run, self._state, self._lag = run, state, lag
+        self._unread: deque[tuple[torch.Tensor, torch.cuda.Event | None, int, float, int]] = deque()
+        self.latest = math.nan
+
+    def add(self, loss: torch.Tensor, lr: float, images: int) -> None:
+        """The loss of the step that `state.step` will count next, and the images it is the mean of."""
+        copied = None
+        if loss.is_cuda:
+            loss, copied = loss.to("cpu", non_blocking=True), torch.cuda.Event()
+            copied.record()
+        self._unread.append((loss, copied, self._state.step + 1, lr, images))
+        self._read(self._lag)
+
+    def settle(self) -> None:
+        """Read what waits: before the sums are used or saved.
+
+        Raises:
+            FloatingPointError: A loss is no finite number; the message has step, rate and the loss until then.
+        """
+        self._read(0)
+
+    def _read(self, keep: int) -> None:
+        while len(self._unread) > keep:
+            loss, copied, step, lr, images = self._unread.popleft()
+            if copied:
+                copied.synchronize()
+            self.latest = loss.item()
+            if not math.isfinite(self.latest):
+                last = self._state.epoch_loss_sum / max(self._state.epoch_images, 1)
+                raise FloatingPointError(
+                    f"{self._run.key}: loss is {self.latest} at step {step}, learning rate {lr:g}; "
+                    f"mean loss of this epoch until then: {last:g}"
+                )
+            self._state.epoch_loss_sum += self.latest * images
+            self._state.epoch_images += images
+
+
+def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World, losses: Losses):
+    """The function that does one optimizer step on a group of forward batches and returns the newest loss read.
 
     Raises:
-        FloatingPointError: The loss is no finite number; the message has step, rate and the loss until then.
+        FloatingPointError: A loss is no finite number; see `Losses`.
     """
     recipe = run.recipe
-    criterion = build_loss(recipe)
+    criterion = build_loss(recipe, run.dataset.multi_label)
     erase, mixup = None, None
     if recipe.random_erasing:
         erase = RandomErasing(recipe.random_erasing, mode="pixel", device=ranks.device)
@@ -40,7 +94,7 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World):
         model.train()
         total = torch.zeros((), device=ranks.device)
         for index, (images, labels, _) in enumerate(group):
-            images = normalize(images.to(ranks.device, non_blocking=True), run.dataset)
+            images = normalize(images.to(ranks.device, non_blocking=True), recipe, run.dataset)
             targets = labels.to(ranks.device, non_blocking=True)
             # timm's draw from the global generators of Python and NumPy.
             drawn = seed_from(run.seed, state.step, index, ranks.rank)
@@ -55,13 +109,7 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World):
                 loss = criterion(model(images).float(), targets) / len(group)
             loss.backward()
             total += loss.detach()
-        mean_loss = total.item()
-        if not math.isfinite(mean_loss):
-            last = state.epoch_loss_sum / max(state.epoch_images, 1)
-            raise FloatingPointError(
-                f"{run.key}: loss is {mean_loss} at step {state.step + 1}, learning rate {lr:g}; "
-                f"mean loss of this epoch until then: {last:g}"
-            )
+        losses.add(total, lr, sum(len(labels) for _, labels, _ in group))
         if recipe.clip_grad:
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
         state.optimizer.step()
@@ -69,10 +117,7 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World):
         state.step += 1
         if state.ema:
             state.ema.update(state.model, step=state.step)
-        images_here = sum(len(labels) for _, labels, _ in group)
-        state.epoch_loss_sum += mean_loss * images_here
-        state.epoch_images += images_here
-        return mean_loss
+        return losses.latest
 
     return step_once
 

@@ -5,29 +5,37 @@ of (seed, step), dropout of the saved generator. So a run that is stopped and re
 with the same number of threads and processes).
 """
 
+import contextlib
+import csv
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from noah.config import Run
+from noah.data.access import open_splits
 from noah.data.loader import train_loader
 from noah.data.reader import Shards
+from noah.engine.compiled import Parts, check_compiler, compiled
 from noah.engine.distributed import World, world
+from noah.engine.failure import attempt
+from noah.engine.folder import remove_checkpoints, remove_leftovers, state_folder
+from noah.engine.lock import Lock, lock
 from noah.engine.optim import build_optimizer, build_scheduler, set_lr
-from noah.engine.predict import loss_and_top1, predict, write_predictions
+from noah.engine.predict import best_thresholds, loss_and_score, predict, write_records
 from noah.engine.progress import ProgressReport
 from noah.engine.provenance import describe_arm, describe_origin
-from noah.engine.state import TrainState, lock, remove_checkpoints, state_folder
-from noah.engine.step import seed_from, stepper
+from noah.engine.state import TrainState
+from noah.engine.step import Losses, seed_from, stepper
 from noah.files import write_atomic, write_json, write_text
 from noah.models import build_model
+from noah.models.pretrained import load_backbone
 from noah.signals import Interrupted, StopSignals
 
 
@@ -42,35 +50,66 @@ class Machine:
     """Processes that decode images, per rank."""
     state: Path = Path("state")
     checkpoint_minutes: float = 10.0
+    keep_state: bool = False
+    """Keep the last checkpoint, so that a result that was lost on its way is written again without training. The
+    pipeline does: a job can outlive the Snakemake that started it, and the next one removes what it does not know."""
+    stage_to: Path | None = None
+    """A folder on a disk of this node that shards are copied to."""
+    cache: Path = Path("state/cache")
+    """Keeps the shards that lie behind a URL."""
 
 
-def train(run: Run, shards_root: Path, out: Path, machine: Machine = Machine()) -> None:
+ASK_EVERY_STEPS = 10
+"""How often the ranks of several GPUs tell each other that they were asked to stop, or that a checkpoint is due."""
+OnEpoch = Callable[[list[dict]], None]
+"""Gets the lines of history.csv so far, after each epoch and on the first rank. It must neither raise nor wait."""
+
+
+def train(
+    run: Run, shards_root: Path | str, out: Path, machine: Machine = Machine(), on_epoch: OnEpoch | None = None
+) -> None:
     """Train a run and write its folder; resumes where an earlier attempt was stopped.
 
     Args:
-        shards_root: Holds {dataset}/{split}/manifest.json.
+        shards_root: Holds {dataset}/{split}/manifest.json; a folder, or a URL as a string.
         out: Receives run.yaml, model.safetensors, history.csv, predictions.parquet, arm.json, provenance.json.
 
     Raises:
-        ValueError: The run, its data or the number of processes cannot work.
+        ValueError: The run, its data or the number of processes cannot work; another process trains it; or it was
+            tried before and failed by itself (noah.engine.failure).
         FloatingPointError: The loss is no longer a finite number.
         Interrupted: SIGTERM or SIGINT arrived; the state is saved.
     """
     torch.set_num_threads(machine.threads)
-    splits = {name: Shards(shards_root / run.dataset.name / name) for name in run.dataset.splits}
-    for shards in splits.values():
-        shards.check_tars(machine.state / "verified.json")
-    folder = state_folder(machine.state, run, splits["train"].manifest_sha256)
-    with world(machine.device) as ranks:
+    with (
+        open_splits(
+            shards_root,
+            run.dataset,
+            cache=machine.cache,
+            stage_to=machine.stage_to,
+            checked=machine.state / "verified.json",
+        ) as splits,
+        world(machine.device) as ranks,
+    ):
+        folder = state_folder(machine.state, run, splits["train"].manifest_sha256)
         run.recipe.check_world_size(ranks.size)
-        if ranks.is_main:
-            with lock(folder):
-                _train(run, splits, out, folder, machine, ranks)
-        else:
-            _train(run, splits, out, folder, machine, ranks)
+        if run.recipe.compile:
+            check_compiler(ranks.device)
+        with lock(folder) if ranks.is_main else contextlib.nullcontext() as held:
+            _train(run, splits, out, folder, machine, ranks, held, on_epoch)
 
 
-def _train(run: Run, splits: dict[str, Shards], out: Path, folder: Path, machine: Machine, ranks: World) -> None:
+def _train(
+    run: Run,
+    splits: dict[str, Shards],
+    out: Path,
+    folder: Path,
+    machine: Machine,
+    ranks: World,
+    held: Lock | None,
+    on_epoch: OnEpoch | None,
+) -> None:
+    """`held` is the lock of the folder, on the first rank."""
     recipe = run.recipe
     steps_per_epoch = len(splits["train"]) // recipe.batch
     total_steps = recipe.epochs * steps_per_epoch
@@ -78,14 +117,21 @@ def _train(run: Run, splits: dict[str, Shards], out: Path, folder: Path, machine
         raise ValueError(
             f"{run.key}: batch is {recipe.batch}, expected at most the {len(splits['train'])} images of split train"
         )
+    if ranks.is_main:
+        remove_leftovers(folder)
     state = build_state(run, ranks)
-    resumed = state.load(folder)
+    resumed = state.load(folder, ranks)
     state.note_start()
-    model = ranks.wrap(state.model)
+    model = compiled(ranks.wrap(Parts(state.model))) if recipe.compile else ranks.wrap(state.model)
     scheduler = build_scheduler(state.optimizer, recipe, steps_per_epoch)
-    step_once = stepper(run, model, state, ranks)
+    on_gpu = ranks.device.type == "cuda"
+    # Reading a loss and asking the other ranks both wait for the GPU.
+    losses = Losses(run, state, lag=int(on_gpu))
+    ask_every = ASK_EVERY_STEPS if on_gpu and ranks.size > 1 else 1
+    step_once = stepper(run, model, state, ranks, losses)
 
     with (
+        attempt(folder, run.key, state),
         StopSignals() as stop,
         ProgressReport(folder / "train.log", total_steps, state.step, recipe.batch, not ranks.is_main) as progress,
     ):
@@ -109,34 +155,48 @@ def _train(run: Run, splits: dict[str, Shards], out: Path, folder: Path, machine
                 state.epoch_seconds += time.monotonic() - clock
                 progress.step(state.step, epoch + 1, loss, lr)
                 if state.step % steps_per_epoch == 0:
+                    losses.settle()
                     _finish_epoch(run, splits, state, ranks, machine, epoch + 1, lr)
                     progress.epoch(state.history[-1])
-                stopped = ranks.any(stop.received is not None)
-                due = time.monotonic() - saved_at > 60 * machine.checkpoint_minutes
-                if ranks.is_main and (stopped or due):
-                    state.save(folder)
+                    if on_epoch and ranks.is_main:
+                        on_epoch(state.history)
+                stopped = due = False
+                if state.step % ask_every == 0:
+                    stopped, due = ranks.any(
+                        stop.received is not None, time.monotonic() - saved_at > 60 * machine.checkpoint_minutes
+                    )
+                if stopped or due:
+                    losses.settle()
+                    state.save(folder, ranks, held)
                     saved_at = time.monotonic()
                 if stopped:
                     ranks.barrier()
                     raise Interrupted(stop.received or signal.SIGTERM)
                 clock = time.monotonic()
 
-        if ranks.is_main:
-            state.save(folder)
-        evaluated = state.ema.module if recipe.evaluate == "ema" else state.model
+        state.save(folder, ranks, held)
+        evaluated = ranks.share(state.ema.module if recipe.evaluate == "ema" else state.model)
         logits = predict(evaluated, splits["test"], run.dataset, recipe, ranks, machine.workers)
+        thresholds = None
+        if run.dataset.multi_label and "minival" in splits:
+            minival = predict(evaluated, splits["minival"], run.dataset, recipe, ranks, machine.workers)
+            thresholds = best_thresholds(minival, splits["minival"].labels)
         if ranks.is_main:
-            manifests = {name: shards.manifest_sha256 for name, shards in splits.items()}
-            origin = describe_origin(run, manifests, ranks, state)
-            _write_outputs(run, splits["test"], out, evaluated, state, logits, origin)
-            remove_checkpoints(folder)
+            held.check()
+            write_records(out / "predictions.parquet", splits["test"], logits, thresholds)
+            _write_outputs(run, out, evaluated, state, describe_origin(run, splits, ranks, state))
+            if not machine.keep_state:
+                remove_checkpoints(folder)
             progress.say(f"{run.key}: done in {state.seconds:.0f} s of training")
 
 
 def build_state(run: Run, ranks: World) -> TrainState:
     """Model, optimizer and EMA at step 0, seeded by the run."""
     torch.manual_seed(seed_from(run.seed, "init"))
-    model = build_model(**run.model_arguments).to(ranks.device)
+    model = build_model(**run.model_arguments)
+    if run.backbone.weights:
+        load_backbone(model, run.backbone.weights_path, run.backbone.weights_sha256)
+    model = model.to(ranks.device)
     if run.recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     ema = ModelEmaV3(model, decay=run.recipe.ema_decay) if run.recipe.ema_decay else None
@@ -148,12 +208,12 @@ def _finish_epoch(
     run: Run, splits: dict[str, Shards], state: TrainState, ranks: World, machine: Machine, epoch: int, lr: float
 ) -> None:
     """Add the epoch's line to the history, with a look at the minival where it is due."""
-    minival_loss = minival_top1 = None
+    minival_loss = minival_score = None
     due = epoch % run.recipe.eval_every_epochs == 0 or epoch == run.recipe.epochs
     if due and "minival" in splits:
         shown = state.ema.module if run.recipe.evaluate == "ema" else state.model
-        logits = predict(shown, splits["minival"], run.dataset, run.recipe, ranks, machine.workers)
-        minival_loss, minival_top1 = loss_and_top1(logits, splits["minival"].labels)
+        logits = predict(ranks.share(shown), splits["minival"], run.dataset, run.recipe, ranks, machine.workers)
+        minival_loss, minival_score = loss_and_score(logits, splits["minival"].labels)
     loss_sum, images = ranks.sum(state.epoch_loss_sum, state.epoch_images)
     state.history.append(
         {
@@ -164,24 +224,23 @@ def _finish_epoch(
             "train_loss": loss_sum / images,
             "images_per_s": images / state.epoch_seconds,
             "minival_loss": minival_loss,
-            "minival_top1": minival_top1,
+            f"minival_{run.dataset.score}": minival_score,
         }
     )
     state.seconds += state.epoch_seconds
     state.epoch_loss_sum, state.epoch_images, state.epoch_seconds = 0.0, 0, 0.0
 
 
-def _write_outputs(
-    run: Run, test: Shards, out: Path, evaluated: nn.Module, state: TrainState, logits: torch.Tensor, origin: dict
-) -> None:
+def _write_outputs(run: Run, out: Path, evaluated: nn.Module, state: TrainState, origin: dict) -> None:
     write_text(out / "run.yaml", run.to_yaml())
-    with write_atomic(out / "history.csv") as temporary:
-        pd.DataFrame(state.history).to_csv(temporary, index=False)
-    write_predictions(out / "predictions.parquet", test.keys, test.labels, logits)
+    with write_atomic(out / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, state.history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(state.history)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in evaluated.state_dict().items()}
     with write_atomic(out / "model.safetensors") as temporary:
         # One entry only: safetensors writes several in an order of its own, and the file would differ from run to run.
-        save_file(weights, temporary, metadata={"run_sha256": run.hash})
+        temporary.write_bytes(save(weights, metadata={"run_sha256": run.hash}))
     write_json(out / "arm.json", describe_arm(run, state.model, state.optimizer))
     write_json(out / "provenance.json", origin)
 

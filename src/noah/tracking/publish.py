@@ -1,34 +1,33 @@
 """Bring MLflow in line with the files. Again and again gives the same runs and the same points.
 
 A run of MLflow is one training: it is found by the tags `noah.study`, `noah.run_key` and `noah.training` (a digest of
-run.yaml and history.csv), for ids cannot be chosen. Parameters and curves are written once, while its status is
-RUNNING, and adding the same point again adds nothing; final values and files are compared and follow the files. A run
-that was trained again is a new run of MLflow; the old one is tagged `noah.superseded_by` and deleted, which MLflow can
-undo.
+run.yaml and history.csv). Parameters and curves are written once, while its status is RUNNING, and adding the same
+point again adds nothing; final values and files are compared and follow the files. A live run (noah.tracking.live)
+that shows the training is completed and becomes its run. A run that was trained again is a new run of MLflow; the old
+one is tagged `noah.superseded_by` and deleted, which MLflow can undo.
 """
 
-import logging
 import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from noah.config import Study
 from noah.files import write_json
-from noah.tracking.records import Record, read_records
-from noah.tracking.store import (
-    CLIENT_ENVIRONMENT,
-    artifact_location,
-    init_local_store,
-    is_local,
-    locked,
-    tracking_uri,
-    without_secrets,
+from noah.redact import without_secrets
+from noah.tracking.records import Point, Record, read_records
+from noah.tracking.runs import (
+    add_params,
+    add_points,
+    connect,
+    experiment_id,
+    is_live,
+    known_runs,
+    set_tags,
+    shows,
+    supersede,
 )
-
-METRICS_PER_BATCH = 1000
-TAGS_PER_BATCH = 100  # of parameters too; both are limits of MLflow's server
+from noah.tracking.store import init_local_store, is_local, locked, tracking_uri
 
 
 def publish(study: Study) -> dict:
@@ -45,15 +44,16 @@ def publish(study: Study) -> dict:
         ValueError: MLFLOW_TRACKING_URI is no address, or a file of the study cannot be read.
     """
     uri = tracking_uri()
-    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or study.slug
+    experiment = experiment_name(study)
     records, skipped = read_records(study)
     runs: dict[str, str] = {}
     problem = ""
     if is_local(uri):
         init_local_store()
+    errors: tuple[type[Exception], ...] = (OSError,)
     with locked():
-        client, errors = _client(uri)
         try:
+            client, errors = connect(uri)
             for record, run_id in _push(client, uri, experiment, study.slug, records):
                 if record.kind == "arm":
                     runs[record.key] = run_id
@@ -73,21 +73,14 @@ def publish(study: Study) -> dict:
     return tracked
 
 
-def _client(uri: str) -> tuple[Any, tuple[type[Exception], ...]]:
-    """An MlflowClient, and what it raises when the other side fails (requests' errors are OSErrors)."""
-    for name, value in CLIENT_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would announce every retry
-    return MlflowClient(uri), (MlflowException, OSError)
+def experiment_name(study: Study) -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or study.slug
 
 
 def _push(client, uri: str, experiment: str, study: str, records: list[Record]) -> Iterator[tuple[Record, str]]:
     """Yields each record with the id of its run, once that run is complete."""
-    experiment_id = _experiment_id(client, uri, experiment)
-    known = _known_runs(client, experiment_id, study)
+    experiment = experiment_id(client, uri, experiment)
+    known = known_runs(client, experiment, study)
     ids: dict[str, str] = {}
     for record in records:
         tags = {
@@ -100,62 +93,43 @@ def _push(client, uri: str, experiment: str, study: str, records: list[Record]) 
         if record.parent:
             tags["mlflow.parentRunId"] = ids[record.parent]
         candidates = known.get(record.key, [])
-        same = [run for run in candidates if run.data.tags.get("noah.training") == record.training]
-        run = same[0] if same else client.create_run(experiment_id, record.started_ms, tags, record.name)
+        run = _run_of(client, record, candidates)
+        if run is None:
+            run = client.create_run(experiment, record.started_ms, tags, record.name)
         run_id = ids[record.key] = run.info.run_id
         _update(client, run, record, tags)
         for old in candidates:
-            if old.info.run_id != run_id:
-                client.set_tag(old.info.run_id, "noah.superseded_by", run_id)
-                client.delete_run(old.info.run_id)
+            trained_again_just_now = is_live(old) and old.info.start_time > record.finished_ms
+            if old.info.run_id != run_id and not trained_again_just_now:
+                supersede(client, old, run_id)
         yield record, run_id
 
 
-def _experiment_id(client, uri: str, name: str) -> str:
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return client.create_experiment(name, artifact_location(uri, name))
-    if experiment.lifecycle_stage == "deleted":
-        client.restore_experiment(experiment.experiment_id)
-    return experiment.experiment_id
-
-
-def _known_runs(client, experiment_id: str, study: str) -> dict[str, list]:
-    """The study's runs by key, oldest first; deleted ones are not among them."""
-    known: dict[str, list] = {}
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment_id], f"tags.`noah.study` = '{study}'", order_by=["attributes.start_time ASC"], page_token=token
-        )
-        for run in page:
-            known.setdefault(run.data.tags["noah.run_key"], []).append(run)
-        token = page.token
-        if not token:
-            return known
+def _run_of(client, record: Record, candidates: list):
+    """The run of MLflow that is this record, or the live one that becomes it."""
+    for run in candidates:
+        if run.data.tags.get("noah.training") == record.training:
+            return run
+    for run in candidates:
+        if is_live(run) and shows(client, run, record.tags["config_sha256"], record.history):
+            return run
+    return None
 
 
 def _update(client, run, record: Record, tags: dict[str, str]) -> None:
-    from mlflow.entities import Metric, Param, RunTag
-
     run_id = run.info.run_id
     now_ms = round(time.time() * 1000)
     # Step 0 alone makes the page compare runs by bars. The later of two points of one step counts as the current value.
-    metrics = [
-        Metric(name, value, now_ms, 0) for name, value in record.final.items() if run.data.metrics.get(name) != value
+    points = [
+        Point(name, value, now_ms, 0) for name, value in record.final.items() if run.data.metrics.get(name) != value
     ]
-    changed = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name) != value]
-    params = []
     unfinished = run.info.status == "RUNNING"
     if unfinished:
-        metrics += [Metric(point.metric, point.value, point.time_ms, point.epoch) for point in record.history]
-        params = [Param(name, value) for name, value in record.params.items()]
-    for some in _batches(metrics, METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=some)
-    for some in _batches(params, TAGS_PER_BATCH):
-        client.log_batch(run_id, params=some)
-    for some in _batches(changed, TAGS_PER_BATCH):
-        client.log_batch(run_id, tags=some)
+        add_points(client, run_id, [*points, *record.history])
+        add_params(client, run_id, record.params)
+    else:
+        add_points(client, run_id, points)
+    set_tags(client, run_id, {name: value for name, value in tags.items() if run.data.tags.get(name) != value})
 
     digest = record.artifacts_digest
     if run.data.tags.get("noah.artifacts") != digest:
@@ -164,7 +138,3 @@ def _update(client, run, record: Record, tags: dict[str, str]) -> None:
         client.set_tag(run_id, "noah.artifacts", digest)
     if unfinished:
         client.set_terminated(run_id, "FINISHED", record.finished_ms)
-
-
-def _batches(items: list, size: int) -> Iterator[list]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -2,18 +2,21 @@
 
 import csv
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from noah.config import Run, Study
 from noah.config.files import read_yaml
-from noah.files import read_json, sha256_file
+from noah.files import read_mapping, reading, sha256_file
 
 TRAINED = ("run.yaml", "history.csv", "arm.json", "provenance.json")
 """What `noah train` leaves: a run that lacks one of them is not published."""
 SMALL_FILES = (*TRAINED, "metrics.json")
+_TEST_METRICS = {"top1": ("top1", "top5", "loss"), "map": ("map", "cf1", "of1", "loss")}
 NOT_METRICS = ("epoch", "step", "time")
 
 
@@ -77,6 +80,44 @@ def read_records(study: Study) -> tuple[list[Record], list[str]]:
     return [*_tables(study, records), *records], skipped
 
 
+def run_name(run: Run) -> str:
+    return f"{run.arm}/s{run.seed} {run.backbone.slug}"
+
+
+def run_tags(run: Run) -> dict[str, str]:
+    """What is known of a run before it is trained."""
+    return {
+        "dataset": run.dataset.name,
+        "backbone": run.backbone.slug,
+        "recipe": run.recipe_name,
+        "arm": run.arm,
+        "seed": str(run.seed),
+        "config_sha256": run.hash,
+    }
+
+
+def run_params(data: dict, prefix: str = "") -> dict[str, str]:
+    """The scalars of a run.yaml, as `recipe.lr`: lists (class names, pixel means) say little in a table of runs."""
+    flat: dict[str, str] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            flat |= run_params(value, f"{prefix}{name}.")
+        elif isinstance(value, str | int | float | bool):
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
+
+
+def epoch_points(row: Mapping[str, Any]) -> list[Point]:
+    """The points of one line of history.csv, of text or of numbers; what was not measured is none.
+
+    Raises:
+        ValueError, TypeError, OverflowError: No number where there has to be one.
+    """
+    epoch, time_ms = int(row["epoch"]), round(float(row["time"]) * 1000)
+    values = {name: float(value) for name, value in row.items() if name not in NOT_METRICS and value not in (None, "")}
+    return [Point(name, value, time_ms, epoch) for name, value in values.items() if not math.isnan(value)]
+
+
 def _is_trained(run: Run, folder: Path) -> bool:
     """Whether the folder holds this run, not one of an earlier config."""
     if not all((folder / name).is_file() for name in TRAINED):
@@ -86,27 +127,23 @@ def _is_trained(run: Run, folder: Path) -> bool:
 
 def _arm(study: Study, run: Run, folder: Path, parent: str) -> Record:
     provenance = _read(folder / "provenance.json", "commit", "run_sha256", "manifests", "started", "finished")
-    history = _history(folder / "history.csv")
+    with reading(folder / "provenance.json"):
+        data_sha256 = str(provenance["manifests"].get("train", ""))
     return Record(
         key=run.key,
         kind="arm",
-        name=f"{run.arm}/s{run.seed} {run.backbone.slug}",
+        name=run_name(run),
         training=_digest(sha256_file(folder / name) for name in ("run.yaml", "history.csv")),
         started_ms=_milliseconds(folder / "provenance.json", provenance["started"]),
         finished_ms=_milliseconds(folder / "provenance.json", provenance["finished"]),
         parent=parent,
         tags={
-            "dataset": run.dataset.name,
-            "backbone": run.backbone.slug,
-            "recipe": run.recipe_name,
-            "arm": run.arm,
-            "seed": str(run.seed),
+            **run_tags(run),
             "commit": f"{provenance['commit']}{'-dirty' if provenance.get('dirty') else ''}",
-            "config_sha256": provenance["run_sha256"],
-            "data_sha256": provenance["manifests"].get("train", ""),
+            "data_sha256": data_sha256,
         },
-        params=_flat(read_yaml(folder / "run.yaml")),
-        history=history,
+        params=run_params(read_yaml(folder / "run.yaml")),
+        history=_history(folder / "history.csv"),
         final=_final(study, run, folder),
         artifacts=tuple((folder / name, None) for name in SMALL_FILES if (folder / name).is_file()),
     )
@@ -140,15 +177,18 @@ def _final(study: Study, run: Run, folder: Path) -> dict[str, float]:
     arm = _read(folder / "arm.json", "parameters", "head_parameters")
     final = {name: arm[name] for name in ("parameters", "head_parameters")}
     if (folder / "metrics.json").is_file():
-        metrics = _read(folder / "metrics.json", "top1", "top5", "loss")
-        final |= {f"test_{name}": metrics[name] for name in ("top1", "top5", "loss")}
+        names = _TEST_METRICS[run.dataset.score]
+        metrics = _read(folder / "metrics.json", *names)
+        final |= {f"test_{name}": metrics[name] for name in names}
     cost = _cost_file(study, run.dataset.name, run.backbone.slug)
     if cost.is_file():
-        measured = dict(_read(cost, "arms")["arms"].get(run.arm, {}))
+        with reading(cost):
+            measured = dict(_read(cost, "arms")["arms"].get(run.arm, {}))
         if "images_per_s" in measured:  # the training's own curve has that name
             measured["inference_images_per_s"] = measured.pop("images_per_s")
         final |= measured
-    return {name: float(value) for name, value in final.items() if value is not None}
+    with reading(folder):
+        return {name: float(value) for name, value in final.items() if value is not None}
 
 
 def _cost_file(study: Study, dataset: str, backbone: str) -> Path:
@@ -164,31 +204,14 @@ def _history(path: Path) -> tuple[Point, ...]:
             raise ValueError(f"{path}: missing column '{min(missing)}'")
         for row in rows:
             try:
-                epoch, time_ms = int(row["epoch"]), round(float(row["time"]) * 1000)
-                values = {name: float(text) for name, text in row.items() if name not in NOT_METRICS and text}
-            except (TypeError, ValueError):
+                points += epoch_points(row)
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"{path}: line {rows.line_num}: got {row}, expected numbers") from None
-            points += [Point(name, value, time_ms, epoch) for name, value in values.items()]
     return tuple(points)
 
 
 def _read(path: Path, *fields: str) -> dict:
-    data = read_json(path)
-    for name in fields:
-        if name not in data:
-            raise ValueError(f"{path}: missing key '{name}'")
-    return data
-
-
-def _flat(data: dict, prefix: str = "") -> dict[str, str]:
-    """Scalars only, as `recipe.lr`: lists (class names, pixel means) say little in a table of runs."""
-    flat: dict[str, str] = {}
-    for name, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, str | int | float | bool):
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
+    return read_mapping(path, *fields)
 
 
 def _milliseconds(path: Path, iso: str) -> int:

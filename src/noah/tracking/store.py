@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from noah.files import write_atomic
+from noah.redact import without_secrets
 
 FOLDER = Path("mlruns")
 SCHEMES = ("http", "https", "sqlite")
@@ -100,12 +100,6 @@ def artifact_location(uri: str, experiment: str) -> str | None:
     if not uri.startswith("sqlite:"):
         return None
     return (FOLDER.resolve() / "artifacts" / experiment).as_uri()
-
-
-def without_secrets(text: str) -> str:
-    """`text` on one line, without the `user:password@` and the query of any address in it."""
-    text = re.sub(r"://[^\s'\"]*@", "://", " ".join(text.split()))
-    return re.sub(r"\?[^\s'\")]*", "", text)
 
 
 def _server_arguments(uri: str, host: str, port: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Publishing to a local SQLite store: no services."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -9,41 +10,19 @@ import time
 from dataclasses import replace
 
 import pytest
-from tracking_study import EPOCHS, fake_results, fake_run, tiny_study
+from tracking_study import EPOCHS, fake_results, fake_run
 
 from noah.files import read_json, write_json
-from noah.tracking import init_local_store, publish, serve, tracking_uri
-from noah.tracking.store import without_secrets
+from noah.tracking import init_local_store, publish, serve
 
 pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'noah[workflow]'")
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A fresh database, made once: making one takes seconds."""
-    root = tmp_path_factory.mktemp("store")
-    init_local_store(root)
-    return root / "mlruns" / "mlflow.db"
-
-
 @pytest.fixture
-def study(tmp_path, monkeypatch, empty_store):
-    """The tiny study, all results there, in a working directory with an empty local store."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(empty_store, tmp_path / "mlruns")
-    study = tiny_study(tmp_path)
-    fake_results(study)
-    return study
-
-
-@pytest.fixture
-def client(study):
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri())
+def study(untrained):
+    """The tiny study, all results there."""
+    fake_results(untrained)
+    return untrained
 
 
 def runs_of(client, name="tiny", query=""):
@@ -227,20 +206,6 @@ def test_an_unreachable_server_is_one_warning_without_secrets(study, monkeypatch
         assert secret not in json.dumps(tracked) + warning
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://me:pw@host:1/a", "http://host:1/a"),
-        ("http://me:p/w@host", "http://host"),
-        ("two\n lines of https://me@host/a?key=1 text", "two lines of https://host/a text"),
-        ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
-        ("url: /api?token=1 (refused)", "url: /api (refused)"),
-    ],
-)
-def test_secrets_are_cut_out_of_addresses(text, expected):
-    assert without_secrets(text) == expected
-
-
 def test_a_plain_folder_or_database_server_is_refused_before_anything_else(study, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:geheim@db/mlflow")
     with pytest.raises(
@@ -254,6 +219,18 @@ def test_a_server_is_not_served_twice(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
     with pytest.raises(ValueError, match="a server already"):
         serve()
+
+
+@pytest.mark.parametrize(("options", "host"), [({}, "127.0.0.1"), ({"host": "0.0.0.0"}, "0.0.0.0")])
+def test_others_are_served_only_when_asked_for_and_after_a_warning(study, monkeypatch, capsys, options, host):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda _, command: started.extend(command))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    serve(**options)
+    assert started[started.index("--host") + 1] == host
+    warning = capsys.readouterr().err
+    assert bool(warning) == (host != "127.0.0.1")
+    assert not warning or "can read, change and delete runs" in warning
 
 
 @pytest.mark.parametrize(

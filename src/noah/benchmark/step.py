@@ -1,0 +1,256 @@
+"""Whole training steps: what NOAH adds to the same backbone with a mean and a linear layer, and what the switches of a
+recipe save. Every step is the trainer's own: normalise, forward, loss, backward, update."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from noah.backbones import BACKBONES
+from noah.benchmark.head import Official, Shape
+from noah.benchmark.interleaved import markdown, measure, write
+from noah.config import Dataset, Recipe, Run
+from noah.engine.compiled import Parts, compiled
+from noah.engine.distributed import World
+from noah.engine.optim import build_optimizer
+from noah.engine.state import TrainState
+from noah.engine.step import Losses, stepper
+from noah.evaluate.cost import count_macs
+from noah.heads.positions import as_map
+from noah.models import Classifier, build_model
+
+GOALS = {"mobilenetv2-w0.5": 1.20, "mobilenetv2-w1": 1.12, "resnet18-w1": 1.05, "deit_tiny-w1": 1.10}
+"""Time over that of the mean's step, at most, at `LARGEST_BATCH` images, for the compiled head."""
+LARGEST_BATCH = 16
+GMACS_PER_STEP = 8
+"""Of a forward pass: larger backbones without a goal see fewer images, two at least."""
+SWITCHES = {
+    "plain": {},
+    "fused": {"fused": True},
+    "channels_last": {"channels_last": True},
+    "bf16": {"precision": "bf16"},
+    "bf16, channels_last": {"precision": "bf16", "channels_last": True},
+    "compile": {"compile": True},
+    "compile, bf16, channels_last": {"compile": True, "precision": "bf16", "channels_last": True},
+}
+SMALL = ["mobilenetv2-w0.5", "resnet18-w1", "deit_tiny-w1"]
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+class OfficialHead(Official):
+    """The official formulation on what our backbones hand on: a map or tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(as_map(x, self.query.in_channels + self.value.in_channels))
+
+
+def published() -> list[str]:
+    """Every backbone of the paper at every width: `mobilenetv2-w0.5`."""
+    return [f"{name}-w{width:g}" for name, backbone in BACKBONES.items() for width in backbone.widths]
+
+
+def step_arms(
+    backbone: str,
+    impls: list[str],
+    *,
+    batch: int | None = None,
+    image_size: int = 224,
+    num_classes: int = 1000,
+    channels_last: bool = False,
+    dropout: bool = False,
+) -> tuple[dict[str, Callable[[], float]], int]:
+    """Training steps of one backbone with different heads, on the same random images; those of NOAH are equal.
+
+    Args:
+        backbone: As `published` names them.
+        impls: Of NOAH; names of `noah.heads.kernels.IMPLEMENTATIONS`.
+        batch: Images of a step; default: `LARGEST_BATCH` where there is a goal, else `affordable_batch`.
+        dropout: Whether NOAH's values are dropped as in the paper.
+
+    Returns:
+        What does one step and returns its loss: `gap`, `official` and one per implementation; and the batch.
+    """
+    if backbone not in published():
+        raise ValueError(f"backbone is '{backbone}', expected one of {', '.join(published())}")
+    name, _, width = backbone.rpartition("-w")
+    rate = BACKBONES[name].drop_rate if dropout else 0.0
+    shape = {"width": float(width), "num_classes": num_classes, "img_size": image_size}
+    models = {"gap": build_model(name, "gap", **shape)}
+    noah = build_model(name, "noah", drop_rate=rate, impl="reference", **shape)
+    batch = batch or (LARGEST_BATCH if backbone in GOALS else affordable_batch(noah))
+    head = noah.get_classifier()
+    models["official"] = copy.deepcopy(noah)
+    models["official"].head = OfficialHead(
+        Shape(head.in_features, head.num_heads, head.key_ratio, side=0, num_classes=num_classes), rate
+    )
+    models["official"].head.load_state_dict(head.state_dict())
+    for impl in impls:
+        models[impl] = build_model(name, "noah", drop_rate=rate, impl=impl, **shape)
+        models[impl].load_state_dict(noah.state_dict())
+    run = _run(name, float(width), batch, image_size, num_classes, channels_last=channels_last)
+    images = _group(batch, image_size, num_classes)
+    return {arm: step_of(run, model, images) for arm, model in models.items()}, batch
+
+
+def affordable_batch(model: Classifier) -> int:
+    """As many images as `GMACS_PER_STEP` allows, from 2 to `LARGEST_BATCH`."""
+    return max(2, min(LARGEST_BATCH, int(GMACS_PER_STEP * 1e9 / count_macs(*model.on_meta())["macs"])))
+
+
+def switch_arms(
+    backbone: str, switches: list[str], *, batch: int = LARGEST_BATCH, image_size: int = 224, num_classes: int = 1000
+) -> dict[str, Callable[[], float]]:
+    """Training steps of one backbone with NOAH's head, under the switches of a recipe by name of `SWITCHES`."""
+    name, _, width = backbone.rpartition("-w")
+    shape = {"width": float(width), "num_classes": num_classes, "img_size": image_size}
+    model, images = build_model(name, "noah", **shape), _group(batch, image_size, num_classes)
+    arms = {}
+    for switch in switches:
+        run = _run(name, float(width), batch, image_size, num_classes, **SWITCHES[switch])
+        arms[switch] = step_of(run, copy.deepcopy(model), images)
+    return arms
+
+
+def step_of(run: Run, model: nn.Module, group: list[tuple]) -> Callable[[], float]:
+    """The trainer's step on the same images again and again; returns the loss before the update."""
+    if run.recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    state = TrainState(model, build_optimizer(model, run.recipe))
+    network = compiled(Parts(model)) if run.recipe.compile else model
+    once = stepper(run, network, state, ALONE, Losses(run, state, lag=0))
+    return lambda: once(group, run.recipe.lr)
+
+
+def remember_first(arms: dict[str, Callable[[], float]]) -> tuple[dict[str, Callable[[], None]], dict[str, float]]:
+    """The same arms, and the first loss of each, which comes to stand there when the arm is called."""
+    losses: dict[str, float] = {}
+
+    def remembering(name: str, arm: Callable[[], float]) -> Callable[[], None]:
+        def call() -> None:
+            loss = arm()
+            losses.setdefault(name, loss)
+
+        return call
+
+    return {name: remembering(name, arm) for name, arm in arms.items()}, losses
+
+
+def benchmark_steps(backbones: list[str], impls: list[str], rounds: int, **options) -> list[dict]:
+    """Per backbone: `backbone`, `batch`, `times` of `measure`, and `difference`: of the first loss of each head to the
+    official one's, as a share of it. `options` are those of `step_arms`."""
+    found = []
+    for backbone in backbones:
+        torch.manual_seed(0)
+        arms, batch = step_arms(backbone, impls, **options)
+        arms, losses = remember_first(arms)
+        times = measure(arms, rounds)
+        official = losses["official"]
+        difference = {impl: abs(losses[impl] - official) / abs(official) for impl in impls}
+        found.append({"backbone": backbone, "batch": batch, "times": times, "difference": difference})
+    return found
+
+
+def benchmark_switches(backbones: list[str], switches: list[str], rounds: int, **options) -> list[dict]:
+    """Per backbone: `backbone`, `times` of `measure`, and `loss`: the first of each setting."""
+    found = []
+    for backbone in backbones:
+        torch.manual_seed(0)
+        arms, losses = remember_first(switch_arms(backbone, switches, **options))
+        found.append({"backbone": backbone, "times": measure(arms, rounds), "loss": losses})
+    return found
+
+
+def step_table(results: list[dict]) -> list[list[str]]:
+    """One row per backbone: milliseconds with the mean, and CPU time over it with each implementation of NOAH."""
+    heads = list(results[0]["times"])[1:]
+    rows = [["backbone", "B", "gap, CPU ms", *(f"{head} / gap" for head in heads), "goal, compile"]]
+    for result in results:
+        goal = GOALS.get(result["backbone"], "") if result["batch"] == LARGEST_BATCH else ""
+        times = result["times"]
+        ratios = [_over(times[head]["cpu_ratio"]) for head in heads]
+        milliseconds = f"{1000 * times['gap']['cpu_s'][1]:.0f}"
+        rows.append([result["backbone"], str(result["batch"]), milliseconds, *ratios, goal and f"{goal:.2f}"])
+    return rows
+
+
+def switch_table(results: list[dict]) -> list[list[str]]:
+    """One row per backbone and setting: milliseconds, and how many times faster than the plain step."""
+    rows = [["backbone", "switch", "CPU ms", "plain / this, CPU", "quartiles", "plain / this, wall", "first loss"]]
+    for result in results:
+        for switch, times in result["times"].items():
+            low, ratio, high = times.get("cpu_ratio", [1.0] * 3)
+            wall = times.get("wall_ratio", [1.0] * 3)[1]
+            rows.append(
+                [
+                    result["backbone"],
+                    switch,
+                    f"{1000 * times['cpu_s'][1]:.0f}",
+                    f"{ratio:.2f}x",
+                    f"{low:.2f}-{high:.2f}",
+                    f"{wall:.2f}x",
+                    f"{result['loss'][switch]:.4f}",
+                ]
+            )
+    return rows
+
+
+def run_steps(
+    out: Path, backbones: list[str], impls: list[str], *, rounds: int, threads: int, batch: int | None, **options: bool
+) -> str:
+    """Measure, write `step.json` and `step.md` into `out`, and return the table."""
+    torch.set_num_threads(threads)
+    results = benchmark_steps(backbones, impls, rounds, batch=batch, **options)
+    said = ", ".join(f"{name.replace('_', '-')}" for name, on in options.items() if on)
+    title = f"Whole training steps at 224 px and 1,000 classes, NOAH over a mean{f', {said}' if said else ''}"
+    table = step_table(results)
+    write(out, "step", title, {"rounds": rounds, **options, "results": results}, table)
+    return "\n".join(markdown(table))
+
+
+def run_switches(out: Path, backbones: list[str], switches: list[str], *, rounds: int, threads: int, batch: int) -> str:
+    """Measure, write `switches.json` and `switches.md` into `out`, and return the table."""
+    torch.set_num_threads(threads)
+    results = benchmark_switches(backbones, switches, rounds, batch=batch)
+    table = switch_table(results)
+    title = f"The switches of a recipe: training steps with NOAH's head, {batch} images of 224 px, 1,000 classes"
+    write(out, "switches", title, {"rounds": rounds, "batch": batch, "results": results}, table)
+    return "\n".join(markdown(table))
+
+
+def _run(name: str, width: float, batch: int, image_size: int, num_classes: int, **recipe) -> Run:
+    dataset = Dataset(
+        name="random",
+        source="folder",
+        root="",
+        classes=num_classes,
+        image_size=image_size,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        splits={"train": {"num_shards": 1}, "test": {"num_shards": 1}},
+    )
+    optimizer = "sgd" if BACKBONES[name].family == "cnn" else "adamw"
+    settings = Recipe(epochs=1, batch=batch, lr=1e-5, optimizer=optimizer, weight_decay=1e-4, **recipe)
+    backbone = {"name": name, "width": width}
+    return Run(
+        dataset=dataset,
+        recipe_name="benchmark",
+        recipe=settings,
+        backbone=backbone,
+        arm="noah",
+        head={"name": "gap"},
+        seed=0,
+    )
+
+
+def _group(batch: int, image_size: int, num_classes: int) -> list[tuple]:
+    """One batch of random images and labels, as a loader yields it."""
+    images = torch.randint(256, (batch, 3, image_size, image_size), dtype=torch.uint8)
+    return [(images, torch.randint(num_classes, (batch,)), None)]
+
+
+def _over(ratio: list[float]) -> str:
+    """`1.23 (1.20-1.27)`: this one's time over the first's, from quartiles of the opposite."""
+    low, middle, high = (1 / value for value in reversed(ratio))
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"

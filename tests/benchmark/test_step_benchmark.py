@@ -1,0 +1,56 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from noah.benchmark import step
+from noah.benchmark.step import benchmark_steps, published, step_arms, switch_arms
+from noah.cli import app
+
+TINY = {"batch": 8, "image_size": 64, "num_classes": 10}
+
+
+def test_all_26_published_rows_are_there():
+    assert len(published()) == 26
+    assert {*step.GOALS, *step.SMALL} <= set(published())
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2-w0.35", "deit_tiny-w0.5", "gmlp_tiny-w0.5"])
+def test_ours_and_the_official_formulation_take_the_same_steps(backbone):
+    (result,) = benchmark_steps([backbone], ["cpu"], 1, **TINY)
+    assert set(result["times"]) == {"gap", "official", "cpu"}
+    assert result["difference"]["cpu"] < 1e-4
+    arms, _ = step_arms(backbone, ["cpu"], **TINY)
+    arms["official"](), arms["cpu"](), arms["gap"]()
+    assert arms["cpu"]() == pytest.approx(arms["official"](), rel=1e-3)
+    assert arms["gap"]() != pytest.approx(arms["official"](), rel=1e-3)
+
+
+def test_large_backbones_without_a_goal_see_fewer_images():
+    batches = {
+        name: step_arms(name, [], num_classes=10)[1] for name in ("mobilenetv2-w0.35", "resnet18-w1", "resnet50-w1")
+    }
+    assert batches == {"mobilenetv2-w0.35": 16, "resnet18-w1": 16, "resnet50-w1": 2}
+
+
+def test_switches_change_the_speed_and_hardly_the_loss():
+    switches = ["plain", "fused", "channels_last", "bf16"]
+    first = {name: arm() for name, arm in switch_arms("deit_tiny-w0.5", switches, **TINY).items()}
+    assert first["fused"] == first["plain"]
+    assert first["channels_last"] == pytest.approx(first["plain"], rel=1e-4)
+    assert first["bf16"] == pytest.approx(first["plain"], rel=0.1)
+
+
+def test_the_verbs_write_json_and_markdown(tmp_path):
+    for verb, extra in {"step": ["--impl", "cpu"], "switches": ["--switch", "plain", "--switch", "fused"]}.items():
+        arguments = ["--backbone", "mobilenetv2-w0.35", "--batch", "2", "--rounds", "1", "--out", str(tmp_path)]
+        done = CliRunner().invoke(app, ["benchmark", verb, *arguments, *extra], catch_exceptions=False)
+        assert done.exit_code == 0
+        (result,) = json.loads((tmp_path / f"{verb}.json").read_text())["results"]
+        assert result["backbone"] == "mobilenetv2-w0.35"
+        assert "| mobilenetv2-w0.35 |" in (tmp_path / f"{verb}.md").read_text()
+
+
+def test_an_unknown_backbone_is_refused_in_words():
+    with pytest.raises(ValueError, match="backbone is 'vgg-w1', expected one of resnet18-w1"):
+        step_arms("vgg-w1", [])

@@ -1,0 +1,71 @@
+"""Compiled steps: the same training, the same bits when resumed, heads with their own kernels."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import results
+
+from noah.engine import compiled as module
+from noah.engine import train as training
+from noah.engine.compiled import Parts, compiled
+from noah.engine.train import Machine, train
+from noah.heads.kernels import tiles
+from noah.heads.kernels.compiled import has_compiler
+from noah.models import build_model
+from noah.signals import Interrupted
+
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
+STEPS = {"compile": True, "drop_path_rate": 0.1, "proj_drop_rate": 0.1, "mixup": 0.8, "ema_decay": 0.9}
+
+
+@needs_compiler
+def test_a_compiled_run_is_the_same_bits_when_it_was_stopped_and_resumed(tiny_shards, make_run, monkeypatch):
+    run = make_run(**STEPS)
+    train(run, tiny_shards, Path("quiet"))
+    real = training.stepper
+
+    def stopping(*arguments):
+        step_once, left = real(*arguments), 2
+
+        def step(group, lr):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step_once(group, lr)
+
+        return step
+
+    monkeypatch.setattr(training, "stepper", stopping)
+    with pytest.raises(Interrupted):
+        train(run, tiny_shards, Path("stopped"))
+    torch._dynamo.reset()  # as in a new process
+    monkeypatch.setattr(training, "stepper", real)
+    train(run, tiny_shards, Path("stopped"))
+    assert results(Path("stopped")) == results(Path("quiet"))
+
+
+@needs_compiler
+def test_a_compiled_step_gives_the_plain_gradients_and_the_head_its_own_kernel(monkeypatch):
+    torch.manual_seed(0)
+    backbone = {"backbone": "gmlp_tiny", "width": 0.5, "depth": 1, "patch_size": 8}
+    model = build_model(**backbone, head="noah", num_classes=7, img_size=32).train()
+    heads = []
+    monkeypatch.setattr(tiles, "pool_all", lambda *args, real=tiles.pool_all: heads.append(1) or real(*args))
+    images, gradients = torch.randn(2, 3, 32, 32), []
+    for step in (model, compiled(Parts(model))):
+        model.zero_grad()
+        step(images).square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert len(heads) == 2
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_compiler_the_run_is_refused_before_it_trains(tiny_shards, make_run, monkeypatch):
+    monkeypatch.setattr(module, "has_compiler", lambda: False)
+    with pytest.raises(ValueError, match=r"compile is true, which needs a C\+\+ compiler, expected false"):
+        train(make_run(compile=True), tiny_shards, Path("out"), Machine())
+    assert not list(Path("state").rglob("*.pt"))
