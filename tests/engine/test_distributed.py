@@ -141,7 +141,7 @@ def test_a_batch_that_the_processes_do_not_make_up_is_refused(tiny_shards, make_
     assert "batch is 16, expected micro_batch x accumulate x world size = 16 x 1 x 2 = 32" in done.stderr
 
 
-@pytest.mark.parametrize(("processes", "batch"), [(2, 16), (3, 12)])
+@pytest.mark.parametrize(("processes", "batch"), [(2, 16), pytest.param(3, 12, marks=pytest.mark.system)])
 def test_ranks_stopped_and_resumed_end_with_the_bits_of_undisturbed_ones(tiny_shards, make_run, processes, batch):
     run = make_run(**EVERYTHING, batch=batch, micro_batch=batch // processes // 2)
     Path("run.yaml").write_text(run.to_yaml())
@@ -168,7 +168,7 @@ def test_sigterm_to_torchrun_saves_the_state(tiny_shards, make_run):
     assert 0 < step < 9000
 
 
-@pytest.mark.parametrize(("processes", "event"), [(2, "SIGKILL"), (3, "error")])
+@pytest.mark.parametrize(("processes", "event"), [(2, "error"), pytest.param(3, "SIGKILL", marks=pytest.mark.system)])
 def test_a_rank_that_dies_takes_the_others_down_and_the_retry_resumes(tiny_shards, make_run, processes, event):
     run = make_run(batch=12, micro_batch=12 // processes)
     Path("run.yaml").write_text(run.to_yaml())

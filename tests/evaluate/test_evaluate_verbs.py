@@ -29,7 +29,8 @@ def test_attention_draws_the_runs_it_is_given(trained, shards_root):
 
 def test_export_writes_the_file_and_says_how_well_it_agrees(trained):
     said = noah("export", trained("noah"), "--to", "safetensors", "--out", "model.safetensors")
-    assert said == "model.safetensors: logits differ by at most 0.0e+00\n"
+    difference = re.fullmatch(r"model.safetensors: logits differ by at most (\S+)\n", said)
+    assert float(difference[1]) < 1e-6  # the head's kernels add in another order
     assert "head.query.weight" in load_file("model.safetensors")
     with pytest.raises(ValueError, match=r"nothing/run\.yaml: no such file"):
         noah("export", "nothing", "--to", "pt2", "--out", "model.pt2")

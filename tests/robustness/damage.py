@@ -268,7 +268,7 @@ _TAR_TYPES = {
 
 
 def _tar(members: Sequence[tuple[str, bytes]], changes: Sequence[tuple], mode: str) -> bytes:
-    infos = []
+    infos, before = [], b""
     for name, data in members:
         info = tarfile.TarInfo(name)
         info.size = len(data)
@@ -285,23 +285,16 @@ def _tar(members: Sequence[tuple[str, bytes]], changes: Sequence[tuple], mode: s
         elif kind == "pax":
             info.pax_headers = {"path": text, "size": str(odd), "GNU.sparse.map": text}
         elif kind == "global":
-            header = tarfile.TarInfo.create_pax_global_header({"path": text, "size": str(odd)})
-            infos.insert(0, (_Raw(header), b""))
+            before += tarfile.TarInfo.create_pax_global_header({"path": text, "size": str(odd)})
         else:
             info.type, info.linkname = _TAR_TYPES[kind], text
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for info, data in infos:
-            header = info.bytes if isinstance(info, _Raw) else info.tobuf(tarfile.PAX_FORMAT)
-            tar.fileobj.write(header + data + bytes(-len(data) % 512))
-            tar.offset += len(header) + len(data) + -len(data) % 512
+        blocks = [info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512) for info, data in infos]
+        for block in (before, *blocks):
+            tar.fileobj.write(block)
+            tar.offset += len(block)
     return buffer.getvalue()
-
-
-class _Raw(NamedTuple):
-    """A header as it is."""
-
-    bytes: bytes
 
 
 def _zip(members: Sequence[tuple[str, bytes]], changes: Sequence[tuple]) -> bytes:

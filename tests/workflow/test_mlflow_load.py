@@ -1,5 +1,6 @@
 """Many trainings at once on one real MLflow server that is killed and comes back; then every point stands once."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,15 +78,28 @@ def real_study(epochs: int) -> Study:
     return load_study("tiny", config_dir=Path("config"))
 
 
-def start_training(study: Study, key: str, die_after: int = 0) -> subprocess.Popen:
-    command = [sys.executable, str(TESTS / "live_training.py"), study.name, key, str(EPOCH_S), str(die_after)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def start():
+    """start(*arguments): a Python process whose output can be read; it does not outlive the test."""
+    started = []
+
+    def start(*arguments: str) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def start_real_training(study: Study, key: str) -> subprocess.Popen:
+def light_training(study: Study, key: str, die_after: int = 0) -> list[str]:
+    return [str(TESTS / "live_training.py"), study.name, key, str(EPOCH_S), str(die_after)]
+
+
+def real_training(study: Study, key: str) -> list[str]:
     out = str(study.results / "runs" / key)
-    arguments = ["train", key, "--study", study.name, "--out", out, "--device", "cpu"]
-    return subprocess.Popen([sys.executable, "-c", TIMED_NOAH, *arguments], stdout=subprocess.PIPE, text=True)
+    return ["-c", TIMED_NOAH, "train", key, "--study", study.name, "--out", out, "--device", "cpu"]
 
 
 def points_in_files(study: Study) -> dict[str, list]:
@@ -128,33 +142,35 @@ def published(study: Study) -> None:
 
 
 def curves_grow(study: Study, runs: int) -> None:
-    """Wait until that many runs have points on the server."""
+    """Wait until that many runs have points on the server, which may refuse while its connections are all in use."""
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     deadline = time.monotonic() + WAIT_FOR_S
     while time.monotonic() < deadline:
-        experiment = client.get_experiment_by_name(study.slug)
-        if experiment and len(known_runs(client, experiment.experiment_id, study.slug)) >= runs:
-            return
+        with contextlib.suppress(MlflowException):
+            experiment = client.get_experiment_by_name(study.slug)
+            if experiment and len(known_runs(client, experiment.experiment_id, study.slug)) >= runs:
+                return
         time.sleep(1)
     pytest.fail(f"no {runs} curves in time")
 
 
-def disturb(server: MlflowServer, runs: int, real_runs: int, real_epochs: int) -> None:
+def disturb(server: MlflowServer, start, runs: int, real_runs: int, real_epochs: int) -> None:
     """Every fifth light training is killed once and resumes; the server is killed while all of them run."""
     study, real = study_of(runs), real_study(real_epochs)
     keys = [run.key for run in study.runs]
     dying = set(keys[::5])
-    light = {key: start_training(study, key, die_after=6 if key in dying else 0) for key in keys}
+    light = {key: start(*light_training(study, key, die_after=6 if key in dying else 0)) for key in keys}
     curves_grow(study, runs - len(dying))  # one may die before its first point is sent
-    heavy = {run.key: start_real_training(real, run.key) for run in real.runs[:real_runs]}
+    heavy = {run.key: start(*real_training(real, run.key)) for run in real.runs[:real_runs]}
     curves_grow(real, real_runs)
     server.kill()
     assert [training.poll() for training in heavy.values()] == [None] * real_runs, "they should be in the middle"
     for key in dying:
         assert light[key].wait(WAIT_FOR_S) == -signal.SIGKILL
-        light[key] = start_training(study, key)
+        light[key] = start(*light_training(study, key))
     time.sleep(3 * EPOCH_S)
     server.start()
     time.sleep(5 * EPOCH_S)
@@ -184,10 +200,10 @@ def disturb(server: MlflowServer, runs: int, real_runs: int, real_epochs: int) -
 
 
 @pytest.mark.system
-def test_six_trainings_outlive_their_server_and_every_point_stands_once(server):
-    disturb(server, runs=6, real_runs=1, real_epochs=300)
+def test_six_trainings_outlive_their_server_and_every_point_stands_once(server, start):
+    disturb(server, start, runs=6, real_runs=1, real_epochs=300)
 
 
 @pytest.mark.long
-def test_fifty_trainings_outlive_their_server_and_every_point_stands_once(server):
-    disturb(server, runs=50, real_runs=2, real_epochs=1500)
+def test_fifty_trainings_outlive_their_server_and_every_point_stands_once(server, start):
+    disturb(server, start, runs=50, real_runs=2, real_epochs=1500)

@@ -76,6 +76,8 @@ def read_source(dataset: Dataset, path: Path) -> pa.Table:
     label, kind = ("labels", pa.list_(pa.int32())) if dataset.multi_label else ("label", pa.int32())
     types = {"key": pa.string(), "container": pa.string(), "offset": pa.int64(), "size": pa.int64(), label: kind}
     expect_columns(path, table, types, nullable=(label,))
+    if table.num_rows == 0:
+        raise ValueError(f"{path}: has no rows, expected at least one image")
     return table
 
 

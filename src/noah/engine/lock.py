@@ -177,7 +177,7 @@ def _read(path: Path) -> Holder | None:
     """Who holds the lock; None where nobody does, or where the file says nothing of the kind."""
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
 
 

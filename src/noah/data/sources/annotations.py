@@ -68,7 +68,7 @@ def read_annotations(dataset: Dataset, path: str) -> Annotations:
     try:
         # Polygons are nine tenths of COCO's files: they are dropped as they are parsed.
         data = json.loads(read_packed(dataset.root_path, path), object_hook=_keep)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
     info = data.get("info") if isinstance(data, dict) else None
     if isinstance(info, dict) and "year" in info:
@@ -140,6 +140,6 @@ def _rows(where: str, data: dict, key: str, fields: dict[str, type]) -> Iterator
     for number, row in enumerate(rows):
         for field, kind in fields.items():
             value = row.get(field) if isinstance(row, dict) else None
-            if not isinstance(value, kind):
+            if type(value) is not kind:  # True is an int too
                 raise ValueError(f"{where}: {key}[{number}]: {field} is {value!r}, expected {kind.__name__}")
         yield row
