@@ -43,7 +43,10 @@ def test_a_failure_without_progress_is_repeated_instead_of_the_work(state, error
         pytest.fail("the work was done again")
 
 
-@pytest.mark.parametrize("error", [Interrupted(signal.SIGTERM), OSError(28, "No space left on device")])
+LOST_WORKER = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+
+
+@pytest.mark.parametrize("error", [Interrupted(signal.SIGTERM), OSError(28, "No space left on device"), LOST_WORKER])
 def test_a_signal_and_trouble_of_a_disk_are_no_reason_to_refuse(state, error):
     fail(state, error)
     with attempt(STATE, "tiny/s0", state):

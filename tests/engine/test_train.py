@@ -169,6 +169,19 @@ def test_sigint_to_the_command_saves_the_state_and_the_next_start_resumes(tiny_s
     assert not checkpoint.exists()
 
 
+def test_a_signal_to_all_processes_of_a_job_loses_nothing_when_workers_load_the_images(tiny_shards, make_run):
+    Path("run.yaml").write_text(make_run(epochs=1000, eval_every_epochs=1000).to_yaml())
+    command = [sys.executable, "-m", "noah.cli", "train", "run.yaml", "--out", "out", "--shards", str(tiny_shards)]
+    process = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert "from step 0" in process.stdout.readline()
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (folder,) = (path.parent for path in Path("state").glob("*/checkpoint.pt"))
+    assert not (folder / "failure.json").exists()
+
+
 def test_another_run_or_other_data_has_another_state(make_run):
     from noah.engine.folder import state_folder
 

@@ -10,6 +10,7 @@ they share an optimizer batch as in the official code, which deals them to diffe
 """
 
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -117,7 +118,20 @@ def _loader(batches: _Batches, workers: int) -> DataLoader:
     # DataLoader draws a base seed even without workers: from a generator of its own, the global one stays untouched.
     generator = torch.Generator().manual_seed(0)
     pinned = torch.cuda.is_available()
-    return DataLoader(batches, batch_size=None, num_workers=workers, generator=generator, pin_memory=pinned)
+    return DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        generator=generator,
+        pin_memory=pinned,
+        worker_init_fn=_leave_stopping_to_the_trainer,
+    )
+
+
+def _leave_stopping_to_the_trainer(_worker: int) -> None:
+    # A job that is cancelled signals all its processes. Without workers the trainer could not end its step and save.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _seed_generator(seed: int, epoch: int, key: int, copy: int) -> None:

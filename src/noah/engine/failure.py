@@ -39,6 +39,8 @@ def attempt(folder: Path, run_key: str, state: TrainState) -> Iterator[None]:
     except TRY_AGAIN:
         raise
     except Exception as error:
+        if _lost_a_worker(error):
+            raise
         failed = {
             "error": without_secrets(str(error)),
             "kind": type(error).__name__,
@@ -52,6 +54,11 @@ def attempt(folder: Path, run_key: str, state: TrainState) -> Iterator[None]:
         write_json(path, failed)
         raise
     path.unlink(missing_ok=True)
+
+
+def _lost_a_worker(error: Exception) -> bool:
+    """Whether a process that loads images was killed: for too much memory, or with the job."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 def _refuse_what_failed(path: Path, run_key: str, step: int) -> None:
