@@ -43,7 +43,7 @@ ATTENTION = sorted(
 def make_cancelled_jobs_end():
     """See the script that this puts in front of sacct, on clusters that have one."""
     if shutil.which("sacct"):
-        os.environ["PATH"] = f"{Path('workflow/profiles/slurm/bin').resolve()}:{os.environ['PATH']}"
+        os.environ.update(PATH=f"{Path('workflow/profiles/slurm/bin').resolve()}:{os.getenv('PATH')}")
 
 
 def cancel_orphans(patience_s=180):

@@ -30,6 +30,8 @@ rule train:
         runtime=train_runtime,
         **placement(),
     shell:
-        "{LAUNCH} train"
+        f"{LAUNCH} train"
         " {wildcards.dataset}/{wildcards.recipe}/{wildcards.backbone}/{wildcards.arm}/s{wildcards.seed}"
-        " --study {params.study} --scale {params.scale} --out {params.out} --keep-state {THREADS} > {log} 2>&1"
+        " --study {params.study} --scale {params.scale} --out {params.out} --keep-state"
+        f" {THREADS}"
+        " > {log} 2>&1"
