@@ -3,6 +3,8 @@
 set -euo pipefail
 missing=()
 [ -x /usr/bin/chromium ] || missing+=(chromium)
+command -v c++ >/dev/null || missing+=(g++)  # torch.compile
+[ -d /usr/share/datasets/fashion-mnist ] || missing+=(dataset-fashion-mnist)
 # A Slurm cluster on this machine with accounting (tests/workflow/slurm_cluster.py). Only root can start one, and a machine
 # that belongs to a cluster is left alone.
 if [ "$(id -u)" = 0 ] && [ ! -e /etc/slurm/slurm.conf ]; then

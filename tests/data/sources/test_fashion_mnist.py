@@ -13,8 +13,6 @@ from noah.config import load_dataset
 from noah.data.sources import fashion_mnist
 from noah.data.verify import verify
 
-PUBLISHED = REPOSITORY / "downloads" / "fashion-mnist"
-
 
 @pytest.fixture
 def fashion(raw, tmp_path, monkeypatch):
@@ -141,10 +139,12 @@ def test_index_names_the_file_that_is_wrong(fashion, name, content, message):
         fashion_mnist.index(changed(dataset, files=files), "train")
 
 
-@pytest.mark.skipif(not (PUBLISHED / "train-labels-idx1-ubyte").is_file(), reason="needs `noah fetch fashion-mnist`")
+@pytest.mark.system
+@pytest.mark.skipif(not fashion_mnist.INSTALLED.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_the_published_files_have_7000_images_of_each_class(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    dataset = changed(load_dataset("fashion-mnist", REPOSITORY / "config"), root=str(PUBLISHED))
+    dataset = changed(load_dataset("fashion-mnist", REPOSITORY / "config"), root=str(tmp_path / "raw"))
+    fashion_mnist.fetch(dataset)
     train, test = (fashion_mnist.load_images(dataset, split) for split in ("train", "test"))
     assert (train.images.shape, test.images.shape) == ((60000, 28, 28), (10000, 28, 28))
     assert (np.bincount(train.labels), np.bincount(test.labels)) == (pytest.approx(6000), pytest.approx(1000))

@@ -314,10 +314,13 @@ def test_the_compiled_pointwise_part_is_the_plain_one(drop_rate):
     assert_close(results[1], results[0], 1e-5)
 
 
-def test_without_a_compiler_compile_says_so(monkeypatch):
+def test_without_a_compiler_compile_says_so():
     from torch._inductor import config
 
     compiled._compiled.cache_clear()
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
+    # Not pytest's monkeypatch: it would delete the setting afterwards, for every later test of the process.
+    with (
+        config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(ValueError, match="needs a C\\+\\+ compiler"),
+    ):
         NOAH(16, 5, impl="compile")(torch.randn(2, 4, 16))
