@@ -23,19 +23,8 @@ ALLOWED = {
     "tracking": {"config", "files", "redact"},
     "benchmark": {"backbones", "heads", "models", "data", "engine", "evaluate", "config", "files", "machine"},
     "plan": {"backbones", "evaluate", "models", "data", "config", "files"},
-    "cli": {
-        "benchmark",
-        "signals",
-        "config",
-        "data",
-        "dvc_cache",
-        "engine",
-        "evaluate",
-        "plan",
-        "redact",
-        "report",
-        "tracking",
-    },
+    "commands": {"config", "data", "dvc_cache", "engine", "evaluate", "plan", "report", "tracking"},
+    "cli": {"benchmark", "commands", "redact", "signals"},
 }
 
 
