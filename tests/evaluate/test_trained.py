@@ -1,4 +1,5 @@
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from noah.evaluate.trained import load_trained
@@ -33,4 +34,16 @@ def test_a_missing_or_broken_file_is_named(trained):
         load_trained(folder)
     (folder / "run.yaml").unlink()
     with pytest.raises(ValueError, match=r"run\.yaml: no such file"):
+        load_trained(folder)
+
+
+def test_weights_that_are_not_the_models_are_refused_by_name(trained):
+    folder = trained()
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    weights = load_file(path)
+    weights["x"] = weights.popitem()[1]
+    save_file(weights, path, metadata)
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged, or not what noah writes: .*Missing key.*'?x"):
         load_trained(folder)

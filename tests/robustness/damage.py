@@ -243,7 +243,9 @@ def _column_changed(table: pa.Table, kind: str, name: str, *what: Any) -> pa.Tab
         values[what[0] % len(values)] = what[1]
     for kind_of_column in (column.type, None):
         try:
-            return table.set_column(place, name, pa.array(values, kind_of_column))
+            array = pa.array(values, kind_of_column)
+            if array.type != pa.struct([]):  # Parquet cannot hold it
+                return table.set_column(place, name, array)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             continue
     return table

@@ -49,6 +49,7 @@ def copy_arms(folder: Path, photos: list[Path]) -> dict[str, Arm]:
     """Each reads the same files and writes one; all but `cat` a tar of labels and images.
 
     `noah` computes the sha256 of what it writes, too, which the second arm pays for as well. No image is decoded.
+    ShardWriter, as it comes, gives every member the time of writing in a PAX header, so that no two tars are equal.
     """
     flat = folder / "flat"
     flat.mkdir(exist_ok=True)
@@ -68,6 +69,7 @@ def copy_arms(folder: Path, photos: list[Path]) -> dict[str, Arm]:
         "cat, and its sha256": lambda: shell("xargs -a ../images.txt cat | tee ../cat.tar | sha256sum > ../cat.sha256"),
         "GNU tar": lambda: shell("tar --format=ustar -cf ../tar.tar -T ../members.txt"),
         "webdataset.ShardWriter": lambda: _write_webdataset(folder / "webdataset-%d.tar", photos),
+        "webdataset.ShardWriter, one time for all": lambda: _write_webdataset(folder / "same-%d.tar", photos, mtime=0),
         "noah": lambda: write_noah(folder / "noah.tar", photos),
     }
 
@@ -82,10 +84,10 @@ def write_noah(path: Path, photos: list[Path]) -> int:
     return len(photos)
 
 
-def _write_webdataset(pattern: Path, photos: list[Path]) -> int:
-    with ShardWriter(str(pattern), maxcount=len(photos) + 1, maxsize=1e12, verbose=0, mtime=0, encoder=False) as tar:
+def _write_webdataset(pattern: Path, photos: list[Path], **options) -> int:
+    with ShardWriter(str(pattern), maxcount=len(photos) + 1, maxsize=1e12, verbose=0, **options) as tar:
         for label, photo in enumerate(photos):
-            tar.write({"__key__": photo.stem, "cls": str(label % 2).encode(), "jpg": photo.read_bytes()})
+            tar.write({"__key__": photo.stem, "cls": label % 2, "jpg": photo.read_bytes()})
     return len(photos)
 
 

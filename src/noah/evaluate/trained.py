@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from noah.config import Run, load_run
-from noah.files import sha256_file
+from noah.files import reading, sha256_file
 from noah.models import Classifier, build_model
 
 
@@ -31,5 +31,6 @@ def load_trained(folder: Path) -> tuple[Run, Classifier]:
     expected = sha256_file(folder / "run.yaml")
     if trained_as != expected:
         raise ValueError(f"{path}: run_sha256 is {trained_as}, expected {expected}, that of the run.yaml beside it")
-    model.load_state_dict(weights)
+    with reading(path):
+        model.load_state_dict(weights)
     return run, model
