@@ -1,3 +1,4 @@
+import errno
 import random
 from collections import Counter
 
@@ -152,8 +153,21 @@ def test_a_world_size_that_does_not_fit_the_batch_is_refused(shards, run):
         train_loader(shards, run, 0, world_size=2)
 
 
-def test_an_image_that_went_bad_is_named(shards, run):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_went_bad_is_named_in_one_line(shards, run, workers):
     path = shards.folder / "tiny-train-000002.tar"
     path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(ValueError, match=r"tiny-train-000002\.tar: offset \d+, key 000000\d\d: does not decode"):
-        list(eval_loader(shards, run.recipe, run.dataset))
+    said = r"\A/[^\n]*tiny-train-000002\.tar: offset \d+, key 000000\d\d: does not decode[^\n]*\Z"
+    with pytest.raises(ValueError, match=said):
+        list(eval_loader(shards, run.recipe, run.dataset, workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fails_stays_an_error_of_the_disk(shards, run, workers, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error", "shards/x.tar")
+
+    monkeypatch.setattr(Shards, "read", fail)
+    with pytest.raises(OSError, match="Input") as error:
+        list(eval_loader(shards, run.recipe, run.dataset, workers=workers))
+    assert (error.value.errno, error.value.filename) == (errno.EIO, "shards/x.tar")

@@ -16,13 +16,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from noah.config import Dataset, Recipe, Run
 from noah.data.images import decode_tensor
 from noah.data.reader import AUGMENTATION, Shards, epoch_order
 from noah.data.transforms import Transform, eval_transform, train_transform
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Images, labels, sample numbers."""
 
 
 def train_loader(
@@ -100,7 +103,16 @@ class _Batches(TorchDataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, number: int) -> Batch | Exception:
+        try:
+            return self._batch(number)
+        except (ValueError, OSError) as error:
+            if get_worker_info() is None:
+                raise
+            # Handed on as it is, for _Loader to raise: torch would make a traceback of its message.
+            return error if isinstance(error, OSError) else ValueError(str(error))
+
+    def _batch(self, number: int) -> Batch:
         chosen, copies = np.divmod(self.batches[number], self.repeats)
         with _generators_kept():
             # Of a worker, stacks them where the main process can read them.
@@ -114,11 +126,21 @@ class _Batches(TorchDataset):
         return self.transform(decode_tensor(self.shards.read(i), self.shards.where(i)))
 
 
+class _Loader(DataLoader):
+    """Errors in the data read the same, whichever process met them."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+
 def _loader(batches: _Batches, workers: int) -> DataLoader:
     # DataLoader draws a base seed even without workers: from a generator of its own, the global one stays untouched.
     generator = torch.Generator().manual_seed(0)
     pinned = torch.cuda.is_available()
-    return DataLoader(
+    return _Loader(
         batches,
         batch_size=None,
         num_workers=workers,

@@ -37,7 +37,8 @@ def remote_shards(url: str, cache: Path) -> Shards:
         cache: Folder of what was downloaded, for any number of splits, runs and processes.
 
     Raises:
-        ValueError: The manifest or the index cannot be had, or is wrong.
+        ValueError: The manifest or the index does not exist, or is wrong.
+        OSError: It could not be had, however often it was tried.
     """
     folder = remote_manifest(url, cache).parent
     return Shards(folder, RemoteFiles(url, folder).fetch)
@@ -71,7 +72,8 @@ class RemoteFiles:
         """Download a file unless it is there; processes that want the same one wait for the first.
 
         Raises:
-            ValueError: It could not be had, or not with that sha256, however often it was tried.
+            ValueError: It does not exist, or has another sha256, however often it was tried.
+            OSError: It could not be had, however often it was tried.
         """
         path = self.folder / name
         if path.is_file():
@@ -131,11 +133,15 @@ def _retried(url: str, name: str, attempt):
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            problem = _said(error)
+            problem, wrong = _said(error), isinstance(error, _WrongBytes)
         if number < ATTEMPTS:
             print(f"noah: {where}: {problem}; trying again", file=sys.stderr)
             time.sleep(FIRST_WAIT_S * 2 ** (number - 1))
-    raise ValueError(f"{where}: {problem}; tried {ATTEMPTS} times") from None
+    problem = f"{problem}; tried {ATTEMPTS} times"
+    if wrong:
+        raise ValueError(f"{where}: {problem}")
+    # As a disk that fails: it says nothing about the run, which may be started again.
+    raise OSError(errno.EIO, problem, where)
 
 
 def _said(error: Exception) -> str:
