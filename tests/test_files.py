@@ -2,9 +2,11 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from noah.files import read_json, write_atomic, write_json
+from noah.files import read_json, read_parquet, write_atomic, write_json
 
 
 def write_half_of(path):
@@ -39,3 +41,11 @@ def test_a_missing_or_broken_json_file_is_named(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json: not JSON"):
         read_json(tmp_path / "bad.json")
+
+
+def test_texts_in_parquet_that_are_no_texts_are_refused(tmp_path):
+    offsets, data = pa.array([0, 1, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\x80")
+    keys = pa.Array.from_buffers(pa.string(), 2, [None, offsets, data])
+    pq.write_table(pa.table({"key": keys}), tmp_path / "keys.parquet")
+    with pytest.raises(pa.ArrowInvalid, match="UTF8"):
+        read_parquet(tmp_path / "keys.parquet")

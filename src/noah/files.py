@@ -90,6 +90,19 @@ def reading(path: Path | str) -> Iterator[None]:
         raise ValueError(f"{path}: damaged, or not what noah writes: {type(error).__name__}: {said[:300]}") from error
 
 
+def read_parquet(path: Path | str, columns: list[str] | None = None):
+    """A pyarrow table whose texts are texts: what Parquet holds may be any bytes, which only break whoever reads them.
+
+    Raises:
+        FileNotFoundError, pyarrow.ArrowException, OSError: As pyarrow raises them.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=columns)
+    table.validate(full=True)
+    return table
+
+
 def sha256_file(path: Path | str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,9 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from noah.files import sha256_file
+from noah.files import read_parquet, sha256_file
 
 
 def expect(path: Path, what: str, found: Any, expected: Any) -> None:
@@ -56,7 +55,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """All columns, or some. ValueError names the file when it is missing or no Parquet."""
     expect_file(path)
     try:
-        return pq.read_table(path, columns=columns)
+        return read_parquet(path, columns)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno:  # of the disk, not of what it holds
             raise

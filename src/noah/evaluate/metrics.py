@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from noah.evaluate.multi_label import multi_label_metrics, read_multi_label
-from noah.files import read_mapping, reading, write_json
+from noah.files import read_mapping, read_parquet, reading, write_json
 
 
 def score(run_dir: Path, test_manifest: Path) -> dict:
@@ -88,7 +88,7 @@ def _single_label(path: Path, samples: int, num_classes: int) -> tuple[int, dict
 def _read_predictions(path: Path) -> pd.DataFrame:
     """Columns key, label, top5 (5,), label_logprob; ValueError names the file."""
     try:
-        return pd.read_parquet(path, columns=["key", "label", "top5", "label_logprob"])
+        return read_parquet(path, ["key", "label", "top5", "label_logprob"]).to_pandas()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are both

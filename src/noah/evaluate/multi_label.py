@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from noah.average_precision import class_average_precisions
+from noah.files import read_parquet
 
 THRESHOLDS = b"noah.thresholds"
 """Where predictions.parquet keeps the threshold of each class."""
@@ -27,7 +27,7 @@ def read_multi_label(path: Path, num_classes: int) -> tuple[list[str], np.ndarra
         ValueError: The file is missing or holds something else.
     """
     try:
-        table = pq.read_table(path, columns=["key", "labels", "scores"])
+        table = read_parquet(path, ["key", "labels", "scores"])
         thresholds = json.loads((table.schema.metadata or {})[THRESHOLDS])
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from noah.backbones import BACKBONES, BASELINE_HEAD
 from noah.config import BackboneSpec, Run, Study
-from noah.files import reading
+from noah.files import read_parquet, reading
 from noah.report.collect import COLUMNS, run_folder
 from noah.report.stats import Difference, map_difference, paired_correct, paired_scores, top1_difference
 
@@ -138,7 +138,7 @@ def _read_long(path: Path) -> pd.DataFrame:
     """The rows of long.parquet that have a value; ValueError names the file where it is another table."""
     try:
         with reading(path):
-            long = pd.read_parquet(path)[list(COLUMNS)].astype(COLUMNS)
+            long = read_parquet(path).to_pandas()[list(COLUMNS)].astype(COLUMNS)
     except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -207,7 +207,7 @@ def _records(study: Study, run: Run) -> pd.DataFrame:
         raise ValueError(f"{path}: no such file, though the run was collected: collect again")
     try:
         with reading(path):
-            return pd.read_parquet(path, columns=_RECORDS[run.dataset.score])
+            return read_parquet(path, _RECORDS[run.dataset.score]).to_pandas()
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
