@@ -3,8 +3,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from noah.benchmark import step
-from noah.benchmark.step import benchmark_steps, published, step_arms, switch_arms
+from noah.benchmark import step, switches
+from noah.benchmark.step import benchmark_steps, published, step_arms
+from noah.benchmark.switches import switch_arms
 from noah.cli import app
 
 TINY = {"batch": 8, "image_size": 64, "num_classes": 10}
@@ -12,7 +13,7 @@ TINY = {"batch": 8, "image_size": 64, "num_classes": 10}
 
 def test_all_26_published_rows_are_there():
     assert len(published()) == 26
-    assert {*step.GOALS, *step.SMALL} <= set(published())
+    assert {*step.GOALS, *switches.SMALL} <= set(published())
 
 
 @pytest.mark.parametrize("backbone", ["mobilenetv2-w0.35", "deit_tiny-w0.5", "gmlp_tiny-w0.5"])
@@ -34,8 +35,8 @@ def test_large_backbones_without_a_goal_see_fewer_images():
 
 
 def test_switches_change_the_speed_and_hardly_the_loss():
-    switches = ["plain", "fused", "channels_last", "bf16"]
-    first = {name: arm() for name, arm in switch_arms("deit_tiny-w0.5", switches, **TINY).items()}
+    names = ["plain", "fused", "channels_last", "bf16"]
+    first = {name: arm() for name, arm in switch_arms("deit_tiny-w0.5", names, **TINY).items()}
     assert first["fused"] == first["plain"]
     assert first["channels_last"] == pytest.approx(first["plain"], rel=1e-4)
     assert first["bf16"] == pytest.approx(first["plain"], rel=0.1)

@@ -116,7 +116,7 @@ def switches(
     \b
     Example: noah benchmark switches --backbone deit_tiny-w1 --switch plain --switch bf16
     """
-    from noah.benchmark.step import SMALL, SWITCHES, run_switches
+    from noah.benchmark.switches import SMALL, SWITCHES, run_switches
     from noah.heads.kernels.compiled import has_compiler
 
     names = switch or [name for name, fields in SWITCHES.items() if has_compiler() or not fields.get("compile")]

@@ -1,5 +1,7 @@
-"""Whole training steps: what NOAH adds to the same backbone with a mean and a linear layer, and what the switches of a
-recipe save. Every step is the trainer's own: normalise, forward, loss, backward, update."""
+"""Whole training steps: what NOAH adds to the same backbone with a mean and a linear layer.
+
+Every step is the trainer's own: normalise, forward, loss, backward, update.
+"""
 
 import copy
 from collections.abc import Callable
@@ -26,16 +28,6 @@ GOALS = {"mobilenetv2-w0.5": 1.20, "mobilenetv2-w1": 1.12, "resnet18-w1": 1.05, 
 LARGEST_BATCH = 16
 GMACS_PER_STEP = 8
 """Of a forward pass: larger backbones without a goal see fewer images, two at least."""
-SWITCHES = {
-    "plain": {},
-    "fused": {"fused": True},
-    "channels_last": {"channels_last": True},
-    "bf16": {"precision": "bf16"},
-    "bf16, channels_last": {"precision": "bf16", "channels_last": True},
-    "compile": {"compile": True},
-    "compile, bf16, channels_last": {"compile": True, "precision": "bf16", "channels_last": True},
-}
-SMALL = ["mobilenetv2-w0.5", "resnet18-w1", "deit_tiny-w1"]
 ALONE = World(0, 1, torch.device("cpu"))
 
 
@@ -89,28 +81,14 @@ def step_arms(
     for impl in impls:
         models[impl] = build_model(name, "noah", drop_rate=rate, impl=impl, **shape)
         models[impl].load_state_dict(noah.state_dict())
-    run = _run(name, float(width), batch, image_size, num_classes, channels_last=channels_last)
-    images = _group(batch, image_size, num_classes)
+    run = run_of(name, float(width), batch, image_size, num_classes, channels_last=channels_last)
+    images = random_batch(batch, image_size, num_classes)
     return {arm: step_of(run, model, images) for arm, model in models.items()}, batch
 
 
 def affordable_batch(model: Classifier) -> int:
     """As many images as `GMACS_PER_STEP` allows, from 2 to `LARGEST_BATCH`."""
     return max(2, min(LARGEST_BATCH, int(GMACS_PER_STEP * 1e9 / count_macs(*model.on_meta())["macs"])))
-
-
-def switch_arms(
-    backbone: str, switches: list[str], *, batch: int = LARGEST_BATCH, image_size: int = 224, num_classes: int = 1000
-) -> dict[str, Callable[[], float]]:
-    """Training steps of one backbone with NOAH's head, under the switches of a recipe by name of `SWITCHES`."""
-    name, _, width = backbone.rpartition("-w")
-    shape = {"width": float(width), "num_classes": num_classes, "img_size": image_size}
-    model, images = build_model(name, "noah", **shape), _group(batch, image_size, num_classes)
-    arms = {}
-    for switch in switches:
-        run = _run(name, float(width), batch, image_size, num_classes, **SWITCHES[switch])
-        arms[switch] = step_of(run, copy.deepcopy(model), images)
-    return arms
 
 
 def step_of(run: Run, model: nn.Module, group: list[tuple]) -> Callable[[], float]:
@@ -152,16 +130,6 @@ def benchmark_steps(backbones: list[str], impls: list[str], rounds: int, **optio
     return found
 
 
-def benchmark_switches(backbones: list[str], switches: list[str], rounds: int, **options) -> list[dict]:
-    """Per backbone: `backbone`, `times` of `measure`, and `loss`: the first of each setting."""
-    found = []
-    for backbone in backbones:
-        torch.manual_seed(0)
-        arms, losses = remember_first(switch_arms(backbone, switches, **options))
-        found.append({"backbone": backbone, "times": measure(arms, rounds), "loss": losses})
-    return found
-
-
 def step_table(results: list[dict]) -> list[list[str]]:
     """One row per backbone: milliseconds with the mean, and CPU time over it with each implementation of NOAH."""
     heads = list(results[0]["times"])[1:]
@@ -172,27 +140,6 @@ def step_table(results: list[dict]) -> list[list[str]]:
         ratios = [_over(times[head]["cpu_ratio"]) for head in heads]
         milliseconds = f"{1000 * times['gap']['cpu_s'][1]:.0f}"
         rows.append([result["backbone"], str(result["batch"]), milliseconds, *ratios, goal and f"{goal:.2f}"])
-    return rows
-
-
-def switch_table(results: list[dict]) -> list[list[str]]:
-    """One row per backbone and setting: milliseconds, and how many times faster than the plain step."""
-    rows = [["backbone", "switch", "CPU ms", "plain / this, CPU", "quartiles", "plain / this, wall", "first loss"]]
-    for result in results:
-        for switch, times in result["times"].items():
-            low, ratio, high = times.get("cpu_ratio", [1.0] * 3)
-            wall = times.get("wall_ratio", [1.0] * 3)[1]
-            rows.append(
-                [
-                    result["backbone"],
-                    switch,
-                    f"{1000 * times['cpu_s'][1]:.0f}",
-                    f"{ratio:.2f}x",
-                    f"{low:.2f}-{high:.2f}",
-                    f"{wall:.2f}x",
-                    f"{result['loss'][switch]:.4f}",
-                ]
-            )
     return rows
 
 
@@ -209,17 +156,7 @@ def run_steps(
     return "\n".join(markdown(table))
 
 
-def run_switches(out: Path, backbones: list[str], switches: list[str], *, rounds: int, threads: int, batch: int) -> str:
-    """Measure, write `switches.json` and `switches.md` into `out`, and return the table."""
-    torch.set_num_threads(threads)
-    results = benchmark_switches(backbones, switches, rounds, batch=batch)
-    table = switch_table(results)
-    title = f"The switches of a recipe: training steps with NOAH's head, {batch} images of 224 px, 1,000 classes"
-    write(out, "switches", title, {"rounds": rounds, "batch": batch, "results": results}, table)
-    return "\n".join(markdown(table))
-
-
-def _run(name: str, width: float, batch: int, image_size: int, num_classes: int, **recipe) -> Run:
+def run_of(name: str, width: float, batch: int, image_size: int, num_classes: int, **recipe) -> Run:
     dataset = Dataset(
         name="random",
         source="folder",
@@ -244,7 +181,7 @@ def _run(name: str, width: float, batch: int, image_size: int, num_classes: int,
     )
 
 
-def _group(batch: int, image_size: int, num_classes: int) -> list[tuple]:
+def random_batch(batch: int, image_size: int, num_classes: int) -> list[tuple]:
     """One batch of random images and labels, as a loader yields it."""
     images = torch.randint(256, (batch, 3, image_size, image_size), dtype=torch.uint8)
     return [(images, torch.randint(num_classes, (batch,)), None)]

@@ -1,0 +1,77 @@
+"""What the switches of a recipe save, on whole training steps with NOAH's head."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from noah.benchmark.interleaved import markdown, measure, write
+from noah.benchmark.step import LARGEST_BATCH, random_batch, remember_first, run_of, step_of
+from noah.models import build_model
+
+SWITCHES = {
+    "plain": {},
+    "fused": {"fused": True},
+    "channels_last": {"channels_last": True},
+    "bf16": {"precision": "bf16"},
+    "bf16, channels_last": {"precision": "bf16", "channels_last": True},
+    "compile": {"compile": True},
+    "compile, bf16, channels_last": {"compile": True, "precision": "bf16", "channels_last": True},
+}
+SMALL = ["mobilenetv2-w0.5", "resnet18-w1", "deit_tiny-w1"]
+
+
+def switch_arms(
+    backbone: str, switches: list[str], *, batch: int = LARGEST_BATCH, image_size: int = 224, num_classes: int = 1000
+) -> dict[str, Callable[[], float]]:
+    """Training steps of one backbone with NOAH's head, under the switches of a recipe by name of `SWITCHES`."""
+    name, _, width = backbone.rpartition("-w")
+    shape = {"width": float(width), "num_classes": num_classes, "img_size": image_size}
+    model, images = build_model(name, "noah", **shape), random_batch(batch, image_size, num_classes)
+    arms = {}
+    for switch in switches:
+        run = run_of(name, float(width), batch, image_size, num_classes, **SWITCHES[switch])
+        arms[switch] = step_of(run, copy.deepcopy(model), images)
+    return arms
+
+
+def benchmark_switches(backbones: list[str], switches: list[str], rounds: int, **options) -> list[dict]:
+    """Per backbone: `backbone`, `times` of `measure`, and `loss`: the first of each setting."""
+    found = []
+    for backbone in backbones:
+        torch.manual_seed(0)
+        arms, losses = remember_first(switch_arms(backbone, switches, **options))
+        found.append({"backbone": backbone, "times": measure(arms, rounds), "loss": losses})
+    return found
+
+
+def switch_table(results: list[dict]) -> list[list[str]]:
+    """One row per backbone and setting: milliseconds, and how many times faster than the plain step."""
+    rows = [["backbone", "switch", "CPU ms", "plain / this, CPU", "quartiles", "plain / this, wall", "first loss"]]
+    for result in results:
+        for switch, times in result["times"].items():
+            low, ratio, high = times.get("cpu_ratio", [1.0] * 3)
+            wall = times.get("wall_ratio", [1.0] * 3)[1]
+            rows.append(
+                [
+                    result["backbone"],
+                    switch,
+                    f"{1000 * times['cpu_s'][1]:.0f}",
+                    f"{ratio:.2f}x",
+                    f"{low:.2f}-{high:.2f}",
+                    f"{wall:.2f}x",
+                    f"{result['loss'][switch]:.4f}",
+                ]
+            )
+    return rows
+
+
+def run_switches(out: Path, backbones: list[str], switches: list[str], *, rounds: int, threads: int, batch: int) -> str:
+    """Measure, write `switches.json` and `switches.md` into `out`, and return the table."""
+    torch.set_num_threads(threads)
+    results = benchmark_switches(backbones, switches, rounds, batch=batch)
+    table = switch_table(results)
+    title = f"The switches of a recipe: training steps with NOAH's head, {batch} images of 224 px, 1,000 classes"
+    write(out, "switches", title, {"rounds": rounds, "batch": batch, "results": results}, table)
+    return "\n".join(markdown(table))
