@@ -226,7 +226,7 @@ def disturb(study: Study, cluster: SlurmCluster, weather: Callable[[], None]) ->
 
 @pytest.mark.long
 def test_a_job_that_hits_its_time_limit_again_and_again_gets_there(cluster, quiet, study):
-    epochs = 12 * LONG_EPOCHS
+    epochs = 6 * LONG_EPOCHS
     study.clone.edit_yaml("config/recipes/other.yaml", epochs=epochs, eval_every_epochs=epochs)
     # Slurm may send the signal a minute early: with less than two minutes it could come at every start.
     study.start("--set-resources", "train:runtime=2", "train:slurm_extra='--signal=TERM@20'")
