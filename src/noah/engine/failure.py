@@ -1,9 +1,9 @@
 """Retries are for what a retry can mend. A run that failed by itself and without progress is refused in seconds.
 
 On a cluster a run is started again many times: jobs are preempted, run into time limits, lose their node. An attempt
-that ended by a signal (SIGKILL for too much memory included), by trouble of a disk or of another rank, or that saved a
-newer checkpoint than it began with, may be repeated. Any other error would come back after the same work, so that
-`failure.json` in the state folder keeps it and the next start repeats the message, not the work.
+that ended by a signal (SIGKILL for too much memory included), by trouble of a disk, a network or another rank, or that
+saved a newer checkpoint than it began with, may be repeated. Any other error would come back after the same work, so
+that `failure.json` in the state folder keeps it and the next start repeats the message, not the work.
 """
 
 import contextlib
