@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from tests_support import REPOSITORY, add_tiny_study
 
@@ -20,6 +21,9 @@ TOP_LEVEL = (
     "local",
     "slurm",
 )
+EXACT = ("model.safetensors", "predictions.parquet", "metrics.json", "run.yaml", "arm.json")
+CLOCKS = ["train_seconds", "latency_ms_p50", "latency_ms_p95", "images_per_s", "train_images_per_s", "peak_memory_mib"]
+"""Metrics of long.parquet that say how fast this machine was."""
 
 
 class Clone:
@@ -83,3 +87,20 @@ def make_clone(folder: Path) -> Clone:
     clone.edit_yaml("config/studies/tiny.yaml", recipes=["tiny", "other"], seeds=[0])
     clone.edit_yaml("config/config.yaml", study="tiny")
     return clone
+
+
+def what_was_found(folder: Path) -> dict[str, bytes]:
+    """All that runs and tables of the tiny study say, without clocks."""
+    found = {}
+    for path in sorted((folder / "results/tiny").rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.name in EXACT:
+            found[name] = path.read_bytes()
+        if path.name == "history.csv":
+            found[name] = pd.read_csv(path).drop(columns=["time", "images_per_s"]).to_csv().encode()
+        if path.name == "long.parquet":
+            long = pd.read_parquet(path)
+            found[name] = long[~long.metric.isin(CLOCKS)].to_csv(index=False).encode()
+        if path.parent.name == "tables":
+            found[name] = b"there"
+    return found

@@ -8,14 +8,11 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
-import pandas as pd
 import pytest
-from workflow_clone import Clone, make_clone
+from workflow_clone import Clone, make_clone, what_was_found
 
 SECRET = "geheim-4711"
-CLOCKS = ["train_seconds", "latency_ms_p50", "latency_ms_p95", "images_per_s", "train_images_per_s", "peak_memory_mib"]
 
 
 def finished_times(clone: Clone) -> dict[str, str]:
@@ -123,21 +120,6 @@ def test_a_damaged_file_of_the_remote_is_named_and_never_pulled_by_one_that_veri
     clone.run("dvc", "remote", "modify", "--local", "lab", "verify", "true")
     assert clone.run("dvc", "pull", check=False).returncode != 0
     assert not (clone.folder / "results/tiny/tables/comparison.md").exists()
-
-
-def what_was_found(folder: Path) -> dict[str, bytes]:
-    """All that runs and tables say, without clocks."""
-    found = {}
-    for path in sorted((folder / "results/tiny").rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.name in ("model.safetensors", "predictions.parquet", "metrics.json", "arm.json"):
-            found[name] = path.read_bytes()
-        if path.name == "long.parquet":
-            long = pd.read_parquet(path)
-            found[name] = long[~long.metric.isin(CLOCKS)].to_csv(index=False).encode()
-        if path.parent.name == "tables":
-            found[name] = b"there"
-    return found
 
 
 def interrupt(clone: Clone, signum: int, after_s: float) -> bool:

@@ -1,15 +1,9 @@
 """The MLflow page of a published study, as a reader sees it: a real server, a real browser."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
+from mlflow_server import MlflowServer
 from tracking_study import fake_results, tiny_study
 
 from noah.tracking import publish
@@ -36,30 +30,8 @@ def study(tmp_path, monkeypatch):
 @pytest.fixture
 def address(study):
     """Of a server as `noah ui` starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = f"from noah.tracking import serve; serve(port={port})"
-    with open("server.log", "w") as log:
-        server = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log, env=dict(os.environ))
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(f"{address}/health", server)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def wait_for(url: str, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.3)
-    pytest.fail(f"no answer from {url}:\n{Path('server.log').read_text()}")
+    with MlflowServer(Path(".")) as server:
+        yield server.address
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-import pandas as pd
 import pytest
 import slurm_cluster as module
 from slurm_cluster import SlurmCluster, slurm_cluster, wait_for, why_not
 from tests_support import REPOSITORY
-from workflow_clone import Clone, make_clone
+from workflow_clone import Clone, make_clone, what_was_found
 
 SNAKEMAKE = ("snakemake", "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "2")
 PATIENCE_S = 600
@@ -105,24 +104,6 @@ class Study:
         return json.loads((self.folder / RUNS.format(recipe=recipe, arm=arm) / "provenance.json").read_text())
 
 
-def files_of(study: Study) -> dict[str, bytes]:
-    """All that a run, a table or a figure says, without clocks."""
-    found = {}
-    for path in sorted((study.folder / "results/tiny").rglob("*")):
-        name = path.relative_to(study.folder).as_posix()
-        if path.name in ("model.safetensors", "predictions.parquet", "run.yaml", "arm.json"):
-            found[name] = path.read_bytes()
-        if path.name == "history.csv":
-            found[name] = pd.read_csv(path).drop(columns=["time", "images_per_s"]).to_csv().encode()
-        if path.name == "long.parquet":
-            long = pd.read_parquet(path)
-            clocks = ["train_seconds", "latency_ms_p50", "latency_ms_p95", "images_per_s", "train_images_per_s"]
-            found[name] = long[~long.metric.isin([*clocks, "peak_memory_mib"])].to_csv(index=False).encode()
-        if path.name == "comparison.csv":
-            found[name] = b"there"
-    return found
-
-
 def times_trained(study: Study) -> dict[str, int]:
     """How often each run did its first epoch."""
     counts = {}
@@ -170,7 +151,7 @@ def study(cluster, quiet, tmp_path) -> Iterator[Study]:
 
 def check_same(study: Study, quiet: Study) -> None:
     """The same results, every run trained from its beginning once, and nothing left to do."""
-    expected, found = files_of(quiet), files_of(study)
+    expected, found = what_was_found(quiet.folder), what_was_found(study.folder)
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
     assert set(times_trained(study).values()) == {1}
