@@ -2,6 +2,9 @@
 
 A run of several processes is started by torchrun, on several nodes by srun and torchrun; all of them save and stop
 together when one is told to stop. How they are started is no param: a run that asks for other resources is the same run.
+
+A stop signal goes to all processes of a job. `exec` leaves no shell that could die of it: Snakemake would see its job end,
+end too, and Slurm would kill the training while it saves.
 """
 
 LAUNCH, THREADS = launcher(), train_threads()
@@ -30,7 +33,7 @@ rule train:
         runtime=train_runtime,
         **placement(),
     shell:
-        f"{LAUNCH} train"
+        f"exec {LAUNCH} train"
         " {wildcards.dataset}/{wildcards.recipe}/{wildcards.backbone}/{wildcards.arm}/s{wildcards.seed}"
         " --study {params.study} --scale {params.scale} --out {params.out} --keep-state"
         f" {THREADS}"
