@@ -183,7 +183,7 @@ def disturb(server: MlflowServer, start, runs: int, real_runs: int, real_epochs:
         waits.append([float(number) for number in output.split()[-2:]])
     longest_epoch_s, longest_end_s = map(max, zip(*waits, strict=True))
     assert longest_epoch_s < 5
-    assert longest_end_s < 6, "it waits 5 s for what is on its way, and kills it"
+    assert longest_end_s < 10, "it waits 5 s for what is on its way, and kills it; the rest is the load of this test"
 
     expected = {}
     for some, count in ((study, runs), (real, real_runs)):
