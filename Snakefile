@@ -22,7 +22,7 @@ include: "workflow/rules/report.smk"
 onstart:
     if workflow.non_local_exec:
         make_cancelled_jobs_end()
-        cancel_orphans()
+        end_orphans(workflow.dag.needrun_jobs())
     # No job starts before every model of the study could be built. (Not a rule: as an ancestor of the trainings it would
     # have to be ancient, and Snakemake overlooks what is out of date behind an ancient job that runs.)
     shell(f"noah plan {STUDY.name} --scale {STUDY.scale} --save >&2")

@@ -46,27 +46,40 @@ def make_cancelled_jobs_end():
         os.environ.update(PATH=f"{Path('workflow/profiles/slurm/bin').resolve()}:{os.getenv('PATH')}")
 
 
-def cancel_orphans(patience_s=180):
-    """Stop jobs of this folder that outlived their Snakemake (a login node that went down): training saves its state,
-    and the job that is submitted in their place goes on from there. Two of them would be in each other's way."""
+def end_orphans(needed, patience_s=180):
+    """Wait until no job of this folder is left that outlived its Snakemake (a login node that went down): two of them
+    would be in each other's way.
+
+    Those that are `needed` are cancelled: training saves its state, and the job that is submitted in their place goes on
+    from there. All that the others make is there, so that Snakemake goes on to what follows; they are in their last
+    seconds, and cancelled they would remove it.
+    """
     if shutil.which("squeue") is None:
         return
+    needed = {_comment(job) for job in needed}
     deadline = time.monotonic() + patience_s
     while orphans := _jobs_here():
-        print(f"cancelling {len(orphans)} jobs of an earlier Snakemake: {' '.join(orphans)}", file=sys.stderr)
-        subprocess.run(["scancel", *orphans], check=False)
+        cancelled = [job for job, comment in orphans.items() if comment in needed]
+        if cancelled:
+            print(f"cancelling {len(cancelled)} jobs of an earlier Snakemake: {' '.join(cancelled)}", file=sys.stderr)
+            subprocess.run(["scancel", *cancelled], check=False)
         if time.monotonic() > deadline:
             raise WorkflowError(f"jobs of an earlier Snakemake do not end: {' '.join(orphans)}; see scontrol show job")
         time.sleep(3)
 
 
+def _comment(job):
+    """What the plugin has Slurm note of a job."""
+    return f"rule_{job.name}" + ("_wildcards_" + "_".join(job.wildcards).replace("/", "_") if job.wildcards else "")
+
+
 def _jobs_here():
-    """Ids of the jobs that a Snakemake started in this folder: the plugin's comment names the rule."""
+    """Ids of the jobs that a Snakemake started in this folder to their comments."""
     listed = subprocess.run(["squeue", "--me", "-h", "-o", "%i\t%Z\t%k"], capture_output=True, text=True, timeout=60)
     if listed.returncode:
         raise WorkflowError(f"squeue cannot say whether jobs of an earlier Snakemake run: {listed.stderr.strip()}")
     jobs = [line.split("\t") for line in listed.stdout.splitlines()]
-    return [job for job, folder, comment in jobs if Path(folder) == Path.cwd() and comment.startswith("rule_")]
+    return {job: comment for job, folder, comment in jobs if Path(folder) == Path.cwd() and comment.startswith("rule_")}
 
 
 wildcard_constraints:
