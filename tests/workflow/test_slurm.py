@@ -175,12 +175,21 @@ def test_a_quiet_run_from_a_clean_clone_ends_with_its_tables(cluster, quiet):
 
 
 @pytest.mark.system
-def test_a_cancelled_job_is_tried_again_from_where_it_was(cluster, quiet, study):
+def test_a_cancelled_job_is_tried_again(cluster, quiet, study):
     study.start()
     study.wait_until_it_trains(runs=2)
     cluster.run("scancel", cluster.jobs(rule="train_wildcards_tiny_other")[0])
     study.finish()
     assert "CANCELLED" in study.log.read_text()
+    check_same(study, quiet, killed=True)
+
+
+@pytest.mark.system
+def test_a_job_that_is_told_to_stop_is_tried_again_from_where_it_was(cluster, quiet, study):
+    study.start()
+    study.wait_until_it_trains(runs=2)
+    cluster.run("scancel", "--signal=TERM", cluster.jobs(rule="train_wildcards_tiny_other")[0])
+    study.finish()
     assert sorted(study.provenance("other", arm)["starts"] for arm in ("baseline", "noah")) == [1, 2]
     check_same(study, quiet)
 
@@ -196,7 +205,7 @@ def test_a_killed_snakemake_is_started_again_and_takes_its_jobs_over(cluster, qu
     study.start()
     study.finish()
     assert "jobs of an earlier Snakemake" in study.log.read_text()
-    check_same(study, quiet)
+    check_same(study, quiet, killed=True)
 
 
 def disturb(study: Study, cluster: SlurmCluster, weather: Callable[[], None]) -> None:
@@ -270,7 +279,7 @@ def test_everything_cancelled_and_started_afresh(cluster, quiet, study):
     study.clone.run(*SNAKEMAKE, "--unlock")
     study.start()
     study.finish()
-    check_same(study, quiet)
+    check_same(study, quiet, killed=True)
 
 
 @pytest.mark.long
