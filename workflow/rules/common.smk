@@ -70,7 +70,8 @@ def end_orphans(needed, patience_s=180):
 
 def _comment(job):
     """What the plugin has Slurm note of a job."""
-    return f"rule_{job.name}" + ("_wildcards_" + "_".join(job.wildcards).replace("/", "_") if job.wildcards else "")
+    wildcards = [part for value in job.wildcards for part in value.split(os.sep)]
+    return "_".join([f"rule_{job.name}", *(["wildcards", *wildcards] if wildcards else [])])
 
 
 def _jobs_here():
