@@ -8,6 +8,7 @@ from noah.benchmark.cli import app as benchmark
 from noah.commands.data import app as data
 from noah.commands.runs import app as runs
 from noah.commands.studies import app as studies
+from noah.data.workers import lost_worker
 from noah.redact import without_secrets
 from noah.signals import Interrupted
 
@@ -33,6 +34,10 @@ def main() -> None:
         sys.exit(_fail(error, 1))
     except OSError as error:
         sys.exit(_fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
+    except RuntimeError as error:
+        if not (lost := lost_worker(error)):
+            raise
+        sys.exit(_fail(lost, 1))
     except MemoryError:
         sys.exit(_fail("no memory left", 1))
     except KeyboardInterrupt:

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pandas as pd
@@ -151,7 +154,7 @@ def test_sigint_to_the_command_saves_the_state_and_the_next_start_resumes(tiny_s
     run = make_run(epochs=150, eval_every_epochs=150)
     Path("run.yaml").write_text(run.to_yaml())
     command = [sys.executable, "-m", "noah.cli", "train", "run.yaml", "--out", "out", "--shards", str(tiny_shards)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True)
     deadline = time.monotonic() + 60
     while not any(Path().glob("state/*/train.log")) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -172,7 +175,7 @@ def test_sigint_to_the_command_saves_the_state_and_the_next_start_resumes(tiny_s
 def test_a_signal_to_all_processes_of_a_job_loses_nothing_when_workers_load_the_images(tiny_shards, make_run):
     Path("run.yaml").write_text(make_run(epochs=1000, eval_every_epochs=1000).to_yaml())
     command = [sys.executable, "-m", "noah.cli", "train", "run.yaml", "--out", "out", "--shards", str(tiny_shards)]
-    process = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([*command, "--workers", "2"], stdout=PIPE, text=True, start_new_session=True)
     assert "from step 0" in process.stdout.readline()
     time.sleep(2)
     os.killpg(process.pid, signal.SIGTERM)
@@ -180,6 +183,23 @@ def test_a_signal_to_all_processes_of_a_job_loses_nothing_when_workers_load_the_
     assert process.returncode == 128 + signal.SIGTERM
     (folder,) = (path.parent for path in Path("state").glob("*/checkpoint.pt"))
     assert not (folder / "failure.json").exists()
+
+
+def test_a_killed_worker_ends_the_training_with_one_line_and_is_not_held_against_the_run(tiny_shards, make_run):
+    Path("run.yaml").write_text(make_run(epochs=1000, eval_every_epochs=1000).to_yaml())
+    command = [sys.executable, "-m", "noah.cli", "train", "run.yaml", "--out", "out", "--shards", str(tiny_shards)]
+    process = subprocess.Popen([*command, "--workers", "2"], stdout=PIPE, stderr=PIPE, text=True)
+    assert "from step 0" in process.stdout.readline()
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError):
+            for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[:1]:
+                os.kill(int(worker), signal.SIGKILL)
+        time.sleep(0.1)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert re.fullmatch(r"error: DataLoader worker[^\n]*(killed|exited)[^\n]*\. If [^\n]*fewer workers[^\n]*\n", errors)
+    assert not any(Path("state").glob("*/failure.json"))
 
 
 def test_another_run_or_other_data_has_another_state(make_run):

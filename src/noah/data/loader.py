@@ -10,7 +10,6 @@ they share an optimizer batch as in the official code, which deals them to diffe
 """
 
 import random
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +22,7 @@ from noah.config import Dataset, Recipe, Run
 from noah.data.images import decode_tensor
 from noah.data.reader import AUGMENTATION, Shards, epoch_order
 from noah.data.transforms import Transform, eval_transform, train_transform
+from noah.data.workers import start_worker, stopping_waits
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Images, labels, sample numbers."""
@@ -130,7 +130,9 @@ class _Loader(DataLoader):
     """Errors in the data read the same, whichever process met them."""
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
+        with stopping_waits():
+            batches = super().__iter__()
+        for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
@@ -146,14 +148,8 @@ def _loader(batches: _Batches, workers: int) -> DataLoader:
         num_workers=workers,
         generator=generator,
         pin_memory=pinned,
-        worker_init_fn=_leave_stopping_to_the_trainer,
+        worker_init_fn=start_worker,
     )
-
-
-def _leave_stopping_to_the_trainer(_worker: int) -> None:
-    # A job that is cancelled signals all its processes. Without workers the trainer could not end its step and save.
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)
 
 
 def _seed_generator(seed: int, epoch: int, key: int, copy: int) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import noah
+from noah.data.workers import lost_worker
 from noah.engine.lock import LockLost
 from noah.engine.state import TrainState
 from noah.files import read_mapping, write_json
@@ -39,7 +40,7 @@ def attempt(folder: Path, run_key: str, state: TrainState) -> Iterator[None]:
     except TRY_AGAIN:
         raise
     except Exception as error:
-        if _lost_a_worker(error):
+        if lost_worker(error):
             raise
         failed = {
             "error": without_secrets(str(error)),
@@ -54,11 +55,6 @@ def attempt(folder: Path, run_key: str, state: TrainState) -> Iterator[None]:
         write_json(path, failed)
         raise
     path.unlink(missing_ok=True)
-
-
-def _lost_a_worker(error: Exception) -> bool:
-    """Whether a process that loads images was killed: for too much memory, or with the job."""
-    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 def _refuse_what_failed(path: Path, run_key: str, step: int) -> None:
