@@ -24,7 +24,7 @@ ALLOWED = {
     "benchmark": {"backbones", "heads", "models", "data", "engine", "evaluate", "config", "files", "machine"},
     "plan": {"backbones", "evaluate", "models", "data", "config", "files"},
     "commands": {"config", "data", "dvc_cache", "engine", "evaluate", "plan", "report", "tracking"},
-    "cli": {"benchmark", "commands", "redact", "signals"},
+    "cli": {"benchmark", "commands", "data", "redact", "signals"},
 }
 
 
