@@ -1,12 +1,15 @@
 import json
+from resource import RUSAGE_SELF, getpagesize, getrusage
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from noah.benchmark import head, interleaved
+from noah.benchmark.memory import memory
 from noah.cli import app
 
+NOTHING = {"impls": [], "batches": [1], "dtypes": [], "rounds": 1, "threads": 1, "channels_last": False}
 TINY = head.Shape(channels=16, num_heads=2, key_ratio=0.5, side=3, num_classes=7)
 
 
@@ -53,6 +56,23 @@ def test_the_verb_writes_json_and_markdown_that_name_the_machine(tmp_path, monke
     assert "| tiny | fp32 | 2 | training, dropout | cpu |" in (tmp_path / "head.md").read_text()
 
 
-def test_an_unknown_shape_is_refused_in_words(tmp_path):
+def test_an_unknown_shape_or_policy_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="shape is 'vgg', expected one of mobilenetv2"):
-        head.run(["vgg"], impls=[], batches=[1], dtypes=[], rounds=1, threads=1, channels_last=False, out=tmp_path)
+        head.run(["vgg"], **NOTHING, memory="fresh", out=tmp_path)
+    with pytest.raises(ValueError, match="memory is 'old', expected fresh or kept"):
+        head.run(["resnet18"], **NOTHING, memory="old", out=tmp_path)
+
+
+def test_fresh_memory_is_new_at_every_call_and_kept_memory_never():
+    def call():
+        torch.ones(2**22)
+
+    for policy, expected in (("fresh", True), ("kept", False)):
+        with memory(policy) as before:
+            found = []
+            for _ in range(3):
+                before()
+                faults = getrusage(RUSAGE_SELF).ru_minflt
+                call()
+                found.append(getrusage(RUSAGE_SELF).ru_minflt - faults > 2**24 / getpagesize() / 2)
+        assert found[1:] == [expected] * 2

@@ -27,6 +27,9 @@ def head(
     rounds: Rounds = 5,
     threads: Threads = 1,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Layout of the features.")] = False,
+    memory: Annotated[
+        str, typer.Option(help="fresh: large tensors are new to the process; kept: they never are.")
+    ] = "fresh",
     out: Out = Path("docs/benchmarks"),
 ) -> None:
     """The NOAH head's implementations against the official formulation: time, memory, agreement.
@@ -39,7 +42,7 @@ def head(
     from noah.heads.kernels.compiled import has_compiler
 
     impls = impl or ["cpu", *(["compile"] if has_compiler() else [])]
-    settings = {"rounds": rounds, "threads": threads, "channels_last": channels_last, "out": out}
+    settings = {"rounds": rounds, "threads": threads, "channels_last": channels_last, "memory": memory, "out": out}
     print(run(shape or list(SHAPES), impls=impls, batches=batch or [64, 1], dtypes=dtype or list(DTYPES), **settings))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from noah.benchmark.interleaved import markdown, measure, write
+from noah.benchmark.memory import memory as memory_policy
 from noah.evaluate.cost import MIB, running_maximum
 from noah.heads import NOAH
 
@@ -66,6 +67,7 @@ def benchmark_head(
     dtypes: list[str],
     rounds: int,
     channels_last: bool = False,
+    before: Callable[[], object] = lambda: None,
 ) -> list[dict]:
     """Measure `impls` against `Official`, which has the same weights and features.
 
@@ -74,7 +76,7 @@ def benchmark_head(
         impls: Names of `noah.heads.kernels.IMPLEMENTATIONS`.
         batches: Images of a call. Training is measured with the largest.
         dtypes: Names of `DTYPES`, of weights and features.
-        rounds: See `measure`.
+        rounds, before: See `measure`.
         channels_last: Memory layout of the features.
 
     Returns:
@@ -100,7 +102,7 @@ def benchmark_head(
                             "dtype": dtype,
                             "batch": batch,
                             "task": task,
-                            "times": measure(calls, rounds),
+                            "times": measure(calls, rounds, before),
                             "peak_mib": {name: peak_mib(call) for name, call in calls.items()},
                             "difference": differences(heads, x),
                         }
@@ -187,12 +189,13 @@ def run(
     rounds: int,
     threads: int,
     channels_last: bool,
+    memory: str,
     out: Path,
 ) -> str:
     """Measure, write `head.json` and `head.md` into `out` and return the table.
 
     Raises:
-        ValueError: An unknown shape.
+        ValueError: An unknown shape, or what `memory` raises.
     """
     for name in shapes:
         if name not in SHAPES:
@@ -200,6 +203,7 @@ def run(
     before = torch.get_num_threads()
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, before)
+        clear = stack.enter_context(memory_policy(memory))
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         results = benchmark_head(
@@ -209,9 +213,11 @@ def run(
             dtypes=dtypes,
             rounds=rounds,
             channels_last=channels_last,
+            before=clear,
         )
         table = table_of(results)
         layout = "channels-last" if channels_last else "contiguous"
-        title = f"The NOAH head against its official formulation, {layout} features"
-        write(out, "head", title, {"channels_last": channels_last, "rounds": rounds, "results": results}, table)
+        title = f"The NOAH head against its official formulation, {layout} features, {memory} memory"
+        settings = {"channels_last": channels_last, "memory": memory, "rounds": rounds}
+        write(out, "head", title, {**settings, "results": results}, table)
     return "\n".join(markdown(table))

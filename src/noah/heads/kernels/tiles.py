@@ -53,7 +53,7 @@ def forward(
     with torch.autocast("cpu", enabled=False):
         # Without gradients there is no autograd function, which costs more than it gives for one image.
         heads = _Tiles.apply(key_bias, *arguments) if torch.is_grad_enabled() and learns else pool_all(*arguments)
-        return (heads if drop_rate else heads + value_bias).to(dtype)
+        return (heads / (1 - drop_rate) if drop_rate else heads + value_bias).to(dtype)
 
 
 def draw_seeds(x: Tensor, weight: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def _keep(seeds: Tensor | None, index: int, n: int, shape: torch.Size, drop_rate
 
 
 def pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, pointwise) -> Tensor:
-    """(B, N, M), before the value bias where `bias` is None."""
+    """(B, N, M), before the value bias where `bias` is None, and before dropout makes larger what it keeps."""
     L = x.shape[1]
     N, M, _ = key_weight.shape
     pooled = x.new_empty(len(x), N, M, dtype=torch.promote_types(x.dtype, torch.float32))
