@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, default_collate, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from noah.config import Dataset, Recipe, Run
+from noah.data.buffers import Buffers
 from noah.data.images import decode_tensor
 from noah.data.reader import AUGMENTATION, Shards, epoch_order
 from noah.data.transforms import Transform, eval_transform, train_transform
@@ -59,7 +60,9 @@ def train_loader(
     passes = order.reshape(steps, -1, recipe.forward_batch)[start_step:, rank::world_size]
     batches = list(passes.reshape(-1, recipe.forward_batch))
     transform = train_transform(recipe, run.dataset, epoch)
-    return _loader(_Batches(shards, batches, transform, (run.seed, epoch), recipe.repeats), workers)
+    size = recipe.train_size(epoch, run.dataset.image_size)
+    data = _Batches(shards, batches, transform, (run.seed, epoch), recipe.repeats)
+    return _Loader(data, (recipe.forward_batch, 3, size, size), workers, held=2 * recipe.accumulate - 1)
 
 
 def eval_loader(
@@ -82,7 +85,8 @@ def eval_loader(
     assert 0 <= rank < world_size
     order = np.arange(len(shards))
     batches = [order[first : first + batch] for first in range(0, len(order), batch)][rank::world_size]
-    return _loader(_Batches(shards, batches, eval_transform(recipe, dataset), None), workers)
+    data = _Batches(shards, batches, eval_transform(recipe, dataset), None)
+    return _Loader(data, (batch, 3, dataset.image_size, dataset.image_size), workers)
 
 
 class _Batches(TorchDataset):
@@ -99,24 +103,30 @@ class _Batches(TorchDataset):
         """`batches` hold sample * repeats + copy; `stream` is (seed, epoch) where augmentation draws."""
         self.shards, self.batches, self.transform = shards, batches, transform
         self.stream, self.repeats = stream, repeats
+        self.buffers: Buffers | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Batch | Exception:
+    def __getitem__(self, task: tuple[int, int | None]) -> tuple | Exception:
         try:
-            return self._batch(number)
+            return self._batch(*task)
         except (ValueError, OSError) as error:
             if get_worker_info() is None:
                 raise
             # Handed on as it is, for _Loader to raise: torch would make a traceback of its message.
             return error if isinstance(error, OSError) else ValueError(str(error))
 
-    def _batch(self, number: int) -> Batch:
+    def _batch(self, number: int, place: int | None) -> tuple[torch.Tensor | int, torch.Tensor, torch.Tensor]:
+        """A batch; instead of its images their place in the buffers, if one is given."""
         chosen, copies = np.divmod(self.batches[number], self.repeats)
         with _generators_kept():
-            # Of a worker, stacks them where the main process can read them.
-            images = default_collate([self._image(i, int(copy)) for i, copy in zip(chosen, copies, strict=True)])
+            images = [self._image(i, int(copy)) for i, copy in zip(chosen, copies, strict=True)]
+        if place is None:
+            images = default_collate(images)
+        else:
+            self.buffers.fill(place, images)
+            images = place
         labels = torch.from_numpy(self.shards.labels[chosen])
         return images, labels.float() if labels.ndim == 2 else labels, torch.from_numpy(chosen)
 
@@ -126,30 +136,54 @@ class _Batches(TorchDataset):
         return self.transform(decode_tensor(self.shards.read(i), self.shards.where(i)))
 
 
+class _Tasks:
+    """The sampler: numbers of batches, each with a free place for its images at the time when it is asked for."""
+
+    def __init__(self, number: int):
+        self.number = number
+        self.buffers: Buffers | None = None
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[tuple[int, int | None]]:
+        buffers = self.buffers
+        for number in range(self.number):
+            yield number, buffers.take() if buffers else None
+
+
 class _Loader(DataLoader):
-    """Errors in the data read the same, whichever process met them."""
+    """Errors in the data read the same, whichever process met them; batches of workers are not copied.
+
+    Args:
+        held: Batches that the consumer holds at a time. If they are more it gets them, but as torch would send them.
+    """
+
+    def __init__(self, batches: _Batches, shape: tuple[int, ...], workers: int, held: int = 1):
+        # Asked for two batches ahead by each worker; one more is being asked for while the consumer holds his.
+        self.places = (2 * workers + held + 1, shape) if workers and Buffers.possible() else None
+        super().__init__(
+            batches,
+            batch_size=None,
+            sampler=_Tasks(len(batches)),
+            num_workers=workers,
+            # A base seed is drawn even without workers: from a generator of its own, the global one stays untouched.
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=start_worker,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
+        buffers = Buffers(*self.places) if self.places else None
+        self.sampler.buffers = self.dataset.buffers = buffers
         with stopping_waits():
             batches = super().__iter__()
         for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
-            yield batch
-
-
-def _loader(batches: _Batches, workers: int) -> DataLoader:
-    # DataLoader draws a base seed even without workers: from a generator of its own, the global one stays untouched.
-    generator = torch.Generator().manual_seed(0)
-    pinned = torch.cuda.is_available()
-    return _Loader(
-        batches,
-        batch_size=None,
-        num_workers=workers,
-        generator=generator,
-        pin_memory=pinned,
-        worker_init_fn=start_worker,
-    )
+            images, *rest = batch
+            yield buffers.batch(images, len(rest[0])) if isinstance(images, int) else images, *rest
+            del images, batch  # its place is free as soon as the consumer lets go of it, too
 
 
 def _seed_generator(seed: int, epoch: int, key: int, copy: int) -> None:

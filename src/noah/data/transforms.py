@@ -14,9 +14,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resized_crop
 
 from noah.config import Dataset, Recipe
 
@@ -84,11 +84,14 @@ def _fit(short_side: int, size: int, mode: InterpolationMode) -> list:
 
 
 def _random_resized_crop(size: int, recipe: Recipe, mode: InterpolationMode) -> Transform:
-    # Called as a module torchvision's takes a fifth longer on small images, for inputs that are no image.
+    # torchvision's parameters and its resizing of bytes; its module asks each input what it is, as long as a flip takes.
     crop = v2.RandomResizedCrop(size, recipe.crop_scale, recipe.crop_ratio, mode)
 
     def cropped(image: torch.Tensor) -> torch.Tensor:
-        return resized_crop(image, **crop.make_params([image]), size=[size, size], interpolation=mode)
+        place = crop.make_params([image])
+        top, left = place["top"], place["left"]
+        part = image[None, :, top : top + place["height"], left : left + place["width"]]
+        return F.interpolate(part, (size, size), mode=mode.value, antialias=True)[0]
 
     return cropped
 
