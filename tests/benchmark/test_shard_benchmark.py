@@ -4,7 +4,16 @@ import tarfile
 import pytest
 
 from noah.benchmark.photos import make_photos, photo_dataset
-from noah.benchmark.shard import WRITES, copy_arms, job_arms, pair_arms, reencode_arms, run, shrink_all
+from noah.benchmark.shard import (
+    WRITES,
+    copy_arms,
+    job_arms,
+    pair_arms,
+    reencode_arms,
+    run,
+    shrink_all,
+    write_tasks,
+)
 from noah.data.shards import write_manifest
 
 IMAGES = 6
@@ -48,7 +57,7 @@ def test_two_processes_write_what_one_writes(photos, tmp_path):
 
     dataset = photo_dataset(tmp_path, "full", num_shards=2)
     for arms, images, folder, pattern in (
-        (pair_arms(tmp_path, photos), WRITES * IMAGES, tmp_path, "half*.tar"),
+        (pair_arms(write_tasks(tmp_path, photos)), WRITES * IMAGES, tmp_path, "half*.tar"),
         (job_arms(dataset, IMAGES), IMAGES, tmp_path / "full-jobs", "*.tar"),
     ):
         assert arms["one process"]() == images
@@ -62,6 +71,6 @@ def test_two_processes_write_what_one_writes(photos, tmp_path):
 def test_the_benchmark_runs_and_reports_every_arm(tmp_path):
     table = run(tmp_path, images=4, rounds=1)
     works = json.loads((tmp_path / "shard.json").read_text())["works"]
-    assert len(works) == 5
+    assert len(works) == 6
     assert all(f"| {work} | {arm} |" in table for work, arms in works.items() for arm in arms)
     assert (tmp_path / "shard.md").is_file()

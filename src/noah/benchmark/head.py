@@ -13,6 +13,7 @@ from noah.benchmark.interleaved import markdown, measure, write
 from noah.benchmark.memory import memory as memory_policy
 from noah.evaluate.cost import MIB, running_maximum
 from noah.heads import NOAH
+from noah.heads.kernels.gemm import linear
 
 
 class Shape(NamedTuple):
@@ -34,6 +35,8 @@ SHAPES = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TASKS = {"inference": (False, 0.0), "training": (True, 0.0), "training, dropout": (True, 0.1)}
 """Name to (whether gradients are computed, rate of value dropout)."""
+PRODUCT = "one product"
+"""What inference cannot do without: the name of `product` in results."""
 
 
 class Official(nn.Module):
@@ -96,6 +99,8 @@ def benchmark_head(
                         continue
                     heads = build(shape, impls, drop_rate, DTYPES[dtype])
                     calls = {name: caller(head, x, trains) for name, head in heads.items()}
+                    if not trains:
+                        calls[PRODUCT] = product(shape, x)
                     found.append(
                         {
                             "shape": shape_name,
@@ -146,6 +151,13 @@ def differences(heads: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
         outputs = {name: head.eval()(x).float() for name, head in heads.items()}
     official = outputs.pop("official")
     return {name: float((out - official).abs().max() / official.abs().max()) for name, out in outputs.items()}
+
+
+def product(shape: Shape, x: Tensor) -> Callable[[], Tensor]:
+    """One matrix product with as many multiplications as the head's, and nothing else."""
+    rows = x.flatten(2).transpose(1, 2).reshape(-1, shape.channels).contiguous()
+    weight = torch.randn(shape.num_classes, shape.channels, dtype=x.dtype)
+    return lambda: linear(rows, weight)
 
 
 def peak_mib(call: Callable[[], None]) -> float:

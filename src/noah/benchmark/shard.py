@@ -35,8 +35,9 @@ def run(out: Path, images: int = 1000, rounds: int = 5, threads: int = 1) -> str
         works = {
             "copy": copy_arms(folder, photos),
             f"decode, shrink to {SHORT_SIDE_PX} px, encode": reencode_arms(small, photos),
-            f"copy, writer alone, each photo {WRITES} times": pair_arms(folder, photos),
+            f"copy, writer alone, each photo {WRITES} times": pair_arms(write_tasks(folder, photos)),
             "copy, whole jobs": job_arms(full, images),
+            "decode, resize, encode alone": pair_arms(shrink_tasks(small, photos)),
             "re-encode, whole jobs": job_arms(small, images),
         }
         found = {work: compare(arms, rounds) for work, arms in works.items()}
@@ -111,17 +112,28 @@ def shrink_all(dataset: Dataset, photos: list[Path]) -> list[bytes]:
     return small
 
 
-def pair_arms(folder: Path, photos: list[Path]) -> dict[str, Arm]:
-    """The writer alone: all photos in one process, or halves in two."""
-    photos = photos * WRITES  # the writer alone is quick, against the start of a process
+def write_tasks(folder: Path, photos: list[Path]) -> list[partial]:
+    """The writer alone, for two halves of many photos: it is quick, against the start of a process."""
+    return [partial(write_noah, folder / f"half{i}.tar", half) for i, half in enumerate(_halves(photos * WRITES))]
+
+
+def shrink_tasks(dataset: Dataset, photos: list[Path]) -> list[partial]:
+    """What two cores can give at all: nothing but the three calls, on two halves."""
+    return [partial(lambda half: len(shrink_all(dataset, half)), half) for half in _halves(photos)]
+
+
+def _halves(photos: list[Path]) -> list[list[Path]]:
     half = len(photos) // 2
-    tasks = [
-        partial(write_noah, folder / f"half{part}.tar", photos[part * half : (part + 1) * half]) for part in range(2)
-    ]
+    return [photos[:half], photos[half : 2 * half]]
+
+
+def pair_arms(tasks: list[partial]) -> dict[str, Arm]:
+    """Two tasks in one process, or each in one of its own."""
+    images = sum(len(task.args[-1]) for task in tasks)
 
     def side_by_side() -> int:
         _in_two_processes(tasks)
-        return 2 * half
+        return images
 
     return {"one process": lambda: sum(task() for task in tasks), "two processes": side_by_side}
 
