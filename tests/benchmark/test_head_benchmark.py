@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from noah.benchmark import head, interleaved
 from noah.benchmark.memory import memory
 from noah.cli import app
+from noah.heads.kernels.compiled import has_compiler
 
 NOTHING = {"impls": [], "batches": [1], "dtypes": [], "rounds": 1, "threads": 1, "channels_last": False}
 TINY = head.Shape(channels=16, num_heads=2, key_ratio=0.5, side=3, num_classes=7)
@@ -17,12 +18,20 @@ def test_ours_and_the_official_formulation_agree_and_everything_is_measured():
     results = head.benchmark_head({"tiny": TINY}, ["cpu"], batches=[4, 1], dtypes=["fp32", "bf16"], rounds=2)
     assert len(results) == 2 * (3 + 1)  # training at the larger batch only
     for result in results:
-        assert result["difference"]["cpu"] < (1e-5 if result["dtype"] == "fp32" else 2e-2)
+        assert max(result["difference"].values()) < (1e-5 if result["dtype"] == "fp32" else 2e-2)
         measured = {"official", "cpu", *([head.PRODUCT] if result["task"] == "inference" else [])}
         assert set(result["times"]) == set(result["peak_mib"]) == measured
         assert all(0 < low <= mid <= high for low, mid, high in (t["wall_s"] for t in result["times"].values()))
         assert all(peak > 0 for peak in result["peak_mib"].values())
+        assert set(result["roof_share"]) == measured
     assert len(head.table_of(results)) == 1 + 2 * len(results) + 2 * 2
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_the_compiled_official_formulation_is_the_official_one():
+    heads, x = head.build(TINY, [head.INDUCTOR], 0.0, torch.float32), torch.randn(3, 16, 3, 3)
+    assert set(heads) == {"official", head.INDUCTOR}
+    assert head.differences(heads, x)[head.INDUCTOR] < 1e-5
 
 
 def test_training_gradients_are_the_official_ones():
@@ -57,9 +66,11 @@ def test_the_verb_writes_json_and_markdown_that_name_the_machine(tmp_path, monke
     assert "| tiny | fp32 | 2 | training, dropout | cpu |" in (tmp_path / "head.md").read_text()
 
 
-def test_an_unknown_shape_or_policy_is_refused_in_words(tmp_path):
+def test_an_unknown_shape_device_or_policy_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="shape is 'vgg', expected one of mobilenetv2"):
         head.run(["vgg"], **NOTHING, memory="fresh", out=tmp_path)
+    with pytest.raises(ValueError, match="device is 'tpu', expected cpu, or cuda where torch sees a GPU"):
+        head.run(["resnet18"], **NOTHING, memory="fresh", device="tpu", out=tmp_path)
     with pytest.raises(ValueError, match="memory is 'old', expected fresh or kept"):
         head.run(["resnet18"], **NOTHING, memory="old", out=tmp_path)
 

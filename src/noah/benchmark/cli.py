@@ -21,8 +21,10 @@ def benchmark() -> None:
 @app.command()
 def head(
     shape: Annotated[list[str] | None, typer.Option(help="mobilenetv2, resnet50, resnet18 or deit_tiny; all.")] = None,
-    impl: Annotated[list[str] | None, typer.Option(help="cpu or compile; all that this machine can run.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a call; 64 and 1.")] = None,
+    impl: Annotated[
+        list[str] | None, typer.Option(help="cpu, compile, triton, or inductor: the official one compiled.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a call; 64 (GPU: 256) and 1.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="fp32 or bf16; both.")] = None,
     rounds: Rounds = 5,
     threads: Threads = 1,
@@ -30,9 +32,10 @@ def head(
     memory: Annotated[
         str, typer.Option(help="fresh: large tensors are new to the process; kept: they never are.")
     ] = "fresh",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Out = Path("docs/benchmarks"),
 ) -> None:
-    """The NOAH head's implementations against the official formulation: time, memory, agreement.
+    """The NOAH head's implementations against the official formulation: time, memory, agreement, share of a roofline.
 
     \b
     Example: noah benchmark head --shape mobilenetv2 --impl cpu --rounds 5
@@ -41,9 +44,11 @@ def head(
     from noah.benchmark.head import DTYPES, SHAPES, run
     from noah.heads.kernels.compiled import has_compiler
 
-    impls = impl or ["cpu", *(["compile"] if has_compiler() else [])]
-    settings = {"rounds": rounds, "threads": threads, "channels_last": channels_last, "memory": memory, "out": out}
-    print(run(shape or list(SHAPES), impls=impls, batches=batch or [64, 1], dtypes=dtype or list(DTYPES), **settings))
+    here = ["cpu", *(["compile"] if has_compiler() else [])] if device == "cpu" else ["triton", "inductor"]
+    settings = {"rounds": rounds, "threads": threads, "channels_last": channels_last, "memory": memory}
+    batches = batch or [64 if device == "cpu" else 256, 1]
+    shapes, dtypes = shape or list(SHAPES), dtype or list(DTYPES)
+    print(run(shapes, impls=impl or here, batches=batches, dtypes=dtypes, **settings, device=device, out=out))
 
 
 @app.command()

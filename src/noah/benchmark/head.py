@@ -1,9 +1,9 @@
 """The NOAH head as the paper's code computes it, against the lean implementations of this package."""
 
 import contextlib
+import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from noah.benchmark.interleaved import markdown, measure, write
 from noah.benchmark.memory import memory as memory_policy
+from noah.benchmark.official import Official, Shape
+from noah.benchmark.roof import Work, measure_roof, wait_for
 from noah.evaluate.cost import MIB, running_maximum
 from noah.heads import NOAH
 from noah.heads.kernels.gemm import linear
-
-
-class Shape(NamedTuple):
-    """A head of the paper: its features are (B, C, side, side)."""
-
-    channels: int
-    num_heads: int
-    key_ratio: float
-    side: int
-    num_classes: int = 1000
-
 
 SHAPES = {
     "mobilenetv2": Shape(1280, 8, 0.25, 7),
@@ -35,31 +26,10 @@ SHAPES = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TASKS = {"inference": (False, 0.0), "training": (True, 0.0), "training, dropout": (True, 0.1)}
 """Name to (whether gradients are computed, rate of value dropout)."""
+INDUCTOR = "inductor"
+"""The official formulation as torch.compile has it."""
 PRODUCT = "one product"
 """What inference cannot do without: the name of `product` in results."""
-
-
-class Official(nn.Module):
-    """The formulation of the official code (OSVAI/NOAH, commit 2449201), whose (B, N, M, L) tensors are all there.
-
-    Args:
-        shape: Of the head.
-        drop_rate: Of the values.
-    """
-
-    def __init__(self, shape: Shape, drop_rate: float = 0.0):
-        super().__init__()
-        self.num_heads, self.key_channels = shape.num_heads, int(shape.channels * shape.key_ratio)
-        outputs = shape.num_heads * shape.num_classes
-        self.query = nn.Conv2d(self.key_channels, outputs, 1, groups=shape.num_heads)
-        self.value = nn.Conv2d(shape.channels - self.key_channels, outputs, 1, groups=shape.num_heads)
-        self.dropout = nn.Dropout(drop_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        keys, values = x[:, : self.key_channels], x[:, self.key_channels :]
-        attention = self.query(keys).flatten(2).unflatten(1, (self.num_heads, -1)).softmax(-1)
-        scores = self.dropout(self.value(values).flatten(2).unflatten(1, (self.num_heads, -1)))
-        return (attention * scores).sum(-1).sum(1)
 
 
 def benchmark_head(
@@ -71,12 +41,13 @@ def benchmark_head(
     rounds: int,
     channels_last: bool = False,
     before: Callable[[], object] = lambda: None,
+    device: torch.device = torch.device("cpu"),
 ) -> list[dict]:
     """Measure `impls` against `Official`, which has the same weights and features.
 
     Args:
         shapes: As `SHAPES`.
-        impls: Names of `noah.heads.kernels.IMPLEMENTATIONS`.
+        impls: Names of `noah.heads.kernels.IMPLEMENTATIONS`, or INDUCTOR.
         batches: Images of a call. Training is measured with the largest.
         dtypes: Names of `DTYPES`, of weights and features.
         rounds, before: See `measure`.
@@ -84,31 +55,34 @@ def benchmark_head(
 
     Returns:
         For each shape, dtype, batch and task: these four; `times`, of `measure`; `peak_mib` per implementation, without
-        weights and features; `difference` per implementation: the largest of the outputs of inference, as a share of
-        the largest output of the official code.
+        weights and features; `roof_share` per implementation, see `Roof`; `difference` per implementation: the largest
+        of the outputs of inference, as a share of the largest output of the official code.
     """
     found = []
     for shape_name, shape in shapes.items():
         for dtype in dtypes:
+            roof = measure_roof(device, DTYPES[dtype])
             for batch in batches:
-                x = torch.randn(batch, shape.channels, shape.side, shape.side)
+                x = torch.randn(batch, shape.channels, shape.side, shape.side, device=device)
                 layout = torch.channels_last if channels_last else torch.contiguous_format
                 x = x.to(DTYPES[dtype]).contiguous(memory_format=layout)
                 for task, (trains, drop_rate) in TASKS.items():
                     if trains and batch < max(batches):
                         continue
-                    heads = build(shape, impls, drop_rate, DTYPES[dtype])
+                    heads = {name: h.to(device) for name, h in build(shape, impls, drop_rate, DTYPES[dtype]).items()}
                     calls = {name: caller(head, x, trains) for name, head in heads.items()}
                     if not trains:
                         calls[PRODUCT] = product(shape, x)
+                    times, needed = measure(calls, rounds, before), work(shape, x, trains)
                     found.append(
                         {
                             "shape": shape_name,
                             "dtype": dtype,
                             "batch": batch,
                             "task": task,
-                            "times": measure(calls, rounds, before),
-                            "peak_mib": {name: peak_mib(call) for name, call in calls.items()},
+                            "times": times,
+                            "peak_mib": {name: peak_mib(call, device) for name, call in calls.items()},
+                            "roof_share": {name: roof.share(needed, t["wall_s"][1]) for name, t in times.items()},
                             "difference": differences(heads, x),
                         }
                     )
@@ -120,6 +94,9 @@ def build(shape: Shape, impls: list[str], drop_rate: float, dtype: torch.dtype) 
     official = Official(shape, drop_rate)
     heads = {"official": official}
     for impl in impls:
+        if impl == INDUCTOR:
+            heads[impl] = torch.compile(copy.deepcopy(official))
+            continue
         heads[impl] = NOAH(
             shape.channels, shape.num_classes, shape.num_heads, shape.key_ratio, drop_rate=drop_rate, impl=impl
         )
@@ -134,6 +111,7 @@ def caller(head: nn.Module, x: Tensor, trains: bool) -> Callable[[], None]:
         head.eval()
         with torch.no_grad():
             head(x)
+        wait_for(x.device)
 
     def training():
         head.train()
@@ -141,6 +119,7 @@ def caller(head: nn.Module, x: Tensor, trains: bool) -> Callable[[], None]:
         features = x.detach().requires_grad_()
         head(features).sum().backward()
         head.zero_grad(set_to_none=True)
+        wait_for(x.device)
 
     return training if trains else inference
 
@@ -153,38 +132,68 @@ def differences(heads: dict[str, nn.Module], x: Tensor) -> dict[str, float]:
     return {name: float((out - official).abs().max() / official.abs().max()) for name, out in outputs.items()}
 
 
-def product(shape: Shape, x: Tensor) -> Callable[[], Tensor]:
+def product(shape: Shape, x: Tensor) -> Callable[[], None]:
     """One matrix product with as many multiplications as the head's, and nothing else."""
     rows = x.flatten(2).transpose(1, 2).reshape(-1, shape.channels).contiguous()
-    weight = torch.randn(shape.num_classes, shape.channels, dtype=x.dtype)
-    return lambda: linear(rows, weight)
+    weight = torch.randn(shape.num_classes, shape.channels, dtype=x.dtype, device=x.device)
+
+    def call():
+        torch.mm(rows, weight.t()) if x.is_cuda else linear(rows, weight)
+        wait_for(x.device)
+
+    return call
 
 
-def peak_mib(call: Callable[[], None]) -> float:
-    """Largest memory that a call holds, as torch's profiler sees it."""
+def work(shape: Shape, x: Tensor, trains: bool) -> Work:
+    """What the head cannot do without: features, weights and scores once, and one product, three to train."""
+    flops = 2 * x.numel() * shape.num_classes
+    weights, scores = shape.channels * shape.num_classes, len(x) * shape.num_classes
+    numbers = x.numel() + weights + scores
+    return (
+        Work(3 * flops, (2 * numbers + x.numel() + weights) * x.itemsize)
+        if trains
+        else Work(flops, numbers * x.itemsize)
+    )
+
+
+def peak_mib(call: Callable[[], None], device: torch.device) -> float:
+    """Largest memory that a call holds: as torch's profiler sees it, or CUDA's allocator."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - held) / MIB
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     return running_maximum(profiler) / MIB
 
 
-def table_of(results: list[dict]) -> list[list[str]]:
-    """One row per implementation and setting: milliseconds of CPU time, how many times faster, memory."""
+def table_of(results: list[dict], clock: str = "cpu") -> list[list[str]]:
+    """One row per implementation and setting: milliseconds, how many times faster, memory, share of the roof.
+
+    Args:
+        clock: `cpu` or `wall`: whose time counts. That of a GPU is `wall`.
+    """
     rows = [
-        ["head", "dtype", "B", "task", "impl", "CPU ms", "official / this", "quartiles", "wall", "peak MiB", "less by"]
+        [
+            *("head", "dtype", "B", "task", "impl", f"{clock} ms", "official / this", "quartiles", "wall"),
+            *("of the roof", "peak MiB", "less by"),
+        ]
     ]
     for result in results:
         official = result["peak_mib"]["official"]
         for impl, times in result["times"].items():
-            low, ratio, high = times.get("cpu_ratio", [1.0] * 3)
+            low, ratio, high = times.get(f"{clock}_ratio", [1.0] * 3)
             peak = result["peak_mib"][impl]
             rows.append(
                 [
                     *(str(result[key]) for key in ("shape", "dtype", "batch", "task")),
                     impl,
-                    f"{1000 * times['cpu_s'][1]:.1f}",
+                    f"{1000 * times[f'{clock}_s'][1]:.1f}",
                     f"{ratio:.2f}x",
                     f"{low:.2f}-{high:.2f}",
                     f"{times.get('wall_ratio', [1.0] * 3)[1]:.2f}x",
+                    f"{result['roof_share'][impl]:.0%}",
                     f"{peak:.1f}",
                     f"{official / peak:.1f}x",
                 ]
@@ -203,19 +212,23 @@ def run(
     channels_last: bool,
     memory: str,
     out: Path,
+    device: str = "cpu",
 ) -> str:
     """Measure, write `head.json` and `head.md` into `out` and return the table.
 
     Raises:
-        ValueError: An unknown shape, or what `memory` raises.
+        ValueError: An unknown shape or device, a device that is not here, or what `memory` raises.
     """
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device is '{device}', expected cpu, or cuda where torch sees a GPU")
     for name in shapes:
         if name not in SHAPES:
             raise ValueError(f"shape is '{name}', expected one of {', '.join(SHAPES)}")
     before = torch.get_num_threads()
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, before)
-        clear = stack.enter_context(memory_policy(memory))
+        # CUDA's allocator keeps memory anyway.
+        clear = stack.enter_context(memory_policy(memory)) if device == "cpu" else lambda: None
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         results = benchmark_head(
@@ -226,10 +239,12 @@ def run(
             rounds=rounds,
             channels_last=channels_last,
             before=clear,
+            device=torch.device(device),
         )
-        table = table_of(results)
+        table = table_of(results, "cpu" if device == "cpu" else "wall")
         layout = "channels-last" if channels_last else "contiguous"
-        title = f"The NOAH head against its official formulation, {layout} features, {memory} memory"
-        settings = {"channels_last": channels_last, "memory": memory, "rounds": rounds}
+        title = f"The NOAH head against its official formulation, {layout} features"
+        title += f", {memory} memory" if device == "cpu" else f", {torch.cuda.get_device_name()}"
+        settings = {"device": device, "channels_last": channels_last, "memory": memory, "rounds": rounds}
         write(out, "head", title, {**settings, "results": results}, table)
     return "\n".join(markdown(table))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from noah.backbones import BACKBONES
-from noah.benchmark.head import Official, Shape
 from noah.benchmark.interleaved import markdown, measure, write
+from noah.benchmark.official import Official, Shape
 from noah.config import Dataset, Recipe, Run
 from noah.engine.compiled import Parts, compiled
 from noah.engine.distributed import World
