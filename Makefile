@@ -25,9 +25,10 @@ test-long: setup  ## the full counts, by hand
 BENCHMARKS ?= head step switches trainer shard loader pipeline
 REPORTS = docs/benchmarks/$(shell date +%F)
 
-benchmark: setup  ## half an hour on cores that nobody else uses; `pipeline` needs a study that was made (make tables)
+benchmark: setup  ## three quarters of an hour on cores that nobody else uses; `pipeline` needs a study that was made (make tables)
 	for verb in $(BENCHMARKS); do noah benchmark $$verb --out $(REPORTS) || exit; done
-	noah benchmark head --channels-last --dtype fp32 --out $(REPORTS)/channels-last
+	noah benchmark head --memory kept --out $(REPORTS)/kept
+	noah benchmark head --channels-last --dtype fp32 --batch 64 --out $(REPORTS)/channels-last
 
 setup: .venv/.ready  ## packages, the embedded data, a local MLflow store
 	noah fetch digits

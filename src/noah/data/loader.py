@@ -183,7 +183,6 @@ class _Loader(DataLoader):
                 raise batch
             images, *rest = batch
             yield buffers.batch(images, len(rest[0])) if isinstance(images, int) else images, *rest
-            del images, batch  # its place is free as soon as the consumer lets go of it, too
 
 
 def _seed_generator(seed: int, epoch: int, key: int, copy: int) -> None:
