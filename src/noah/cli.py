@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit(_fail(error, 1))
     except OSError as error:
         sys.exit(_fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1))
-    except RuntimeError as error:
+    except (RuntimeError, EOFError) as error:
         if not (lost := lost_worker(error)):
             raise
         sys.exit(_fail(lost, 1))

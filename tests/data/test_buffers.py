@@ -51,7 +51,7 @@ def test_batches_that_are_kept_stay_what_they_were(shards, run):
             assert torch.equal(seen, expected)
 
 
-@pytest.mark.skipif(not Buffers.possible(), reason="batches go the way of torch: a GPU, or processes that are no forks")
+@pytest.mark.skipif(not Buffers.possible(), reason="with a GPU batches go the way of torch")
 def test_batches_that_are_let_go_come_in_few_places(shards, run):
     addresses = [images.data_ptr() for images, *_ in eval_loader(shards, run.recipe, run.dataset, batch=4, workers=2)]
     assert len(set(addresses)) <= 2 * 2 + 2 < len(addresses)

@@ -18,8 +18,9 @@ def memory(policy: str) -> Iterator[Callable[[], object]]:
     """Within, large blocks are had in one way.
 
     Args:
-        policy: `fresh`: whatever is free goes back to the system, so that a call gets its large tensors as the first
-            one of a process does. `kept`: nothing ever does, as with an allocator that caches.
+        policy: `fresh`: before every call whatever is free goes back to the system, so that it must get its tensors
+            anew, the large ones one by one. `kept`: nothing ever goes back, as with an allocator that caches.
+            `system`: the C library does as it likes.
 
     Yields:
         What to call before everything that is timed.
@@ -27,11 +28,14 @@ def memory(policy: str) -> Iterator[Callable[[], object]]:
     Raises:
         ValueError: An unknown policy, or another C library than glibc.
     """
+    if policy not in ("fresh", "kept", "system"):
+        raise ValueError(f"memory is '{policy}', expected fresh, kept or system")
+    if policy == "system":
+        yield lambda: None
+        return
     library = ctypes.CDLL(None)
-    if policy not in ("fresh", "kept"):
-        raise ValueError(f"memory is '{policy}', expected fresh or kept")
     if not hasattr(library, "malloc_trim"):
-        raise ValueError(f"memory is '{policy}', which only glibc can be told")
+        raise ValueError(f"memory is '{policy}', which only glibc can be told, expected system")
     if policy == "fresh":
         yield lambda: library.malloc_trim(0)
         return

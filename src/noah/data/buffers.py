@@ -6,7 +6,6 @@ process, which takes a fifth as long as decoding and resizing a small photo.
 
 import math
 import mmap
-import multiprocessing
 import weakref
 
 import numpy as np
@@ -27,8 +26,8 @@ class Buffers:
 
     @staticmethod
     def possible() -> bool:
-        """Whether new processes see this one's memory. With a GPU torch copies batches to pinned memory, in its way."""
-        return multiprocessing.get_start_method() == "fork" and not torch.cuda.is_available()
+        """With a GPU torch copies batches to pinned memory, in its way."""
+        return not torch.cuda.is_available()
 
     def take(self) -> int | None:
         """A place that nobody holds a batch in, or None."""

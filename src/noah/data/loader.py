@@ -11,7 +11,7 @@ they share an optimizer batch as in the official code, which deals them to diffe
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from noah.data.buffers import Buffers
 from noah.data.images import decode_tensor
 from noah.data.reader import AUGMENTATION, Shards, epoch_order
 from noah.data.transforms import Transform, eval_transform, train_transform
-from noah.data.workers import start_worker, stopping_waits
+from noah.data.workers import start_worker, starting_workers
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Images, labels, sample numbers."""
@@ -108,7 +108,7 @@ class _Batches(TorchDataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, task: tuple[int, int | None]) -> tuple | Exception:
+    def __getitem__(self, task: tuple[int, int | None]) -> Batch | tuple[int, int] | Exception:
         try:
             return self._batch(*task)
         except (ValueError, OSError) as error:
@@ -117,18 +117,21 @@ class _Batches(TorchDataset):
             # Handed on as it is, for _Loader to raise: torch would make a traceback of its message.
             return error if isinstance(error, OSError) else ValueError(str(error))
 
-    def _batch(self, number: int, place: int | None) -> tuple[torch.Tensor | int, torch.Tensor, torch.Tensor]:
-        """A batch; instead of its images their place in the buffers, if one is given."""
+    def _batch(self, number: int, place: int | None) -> Batch | tuple[int, int]:
+        """A batch; if its images have a place in the buffers, number and place, of which the trainer makes one."""
         chosen, copies = np.divmod(self.batches[number], self.repeats)
         with _generators_kept():
             images = [self._image(i, int(copy)) for i, copy in zip(chosen, copies, strict=True)]
         if place is None:
-            images = default_collate(images)
-        else:
-            self.buffers.fill(place, images)
-            images = place
+            return default_collate(images), *self.labels(number)
+        self.buffers.fill(place, images)
+        return number, place
+
+    def labels(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels and sample numbers of a batch."""
+        chosen = self.batches[number] // self.repeats
         labels = torch.from_numpy(self.shards.labels[chosen])
-        return images, labels.float() if labels.ndim == 2 else labels, torch.from_numpy(chosen)
+        return labels.float() if labels.ndim == 2 else labels, torch.from_numpy(chosen)
 
     def _image(self, i: int, copy: int) -> torch.Tensor:
         if self.stream is not None:
@@ -167,6 +170,8 @@ class _Loader(DataLoader):
             batch_size=None,
             sampler=_Tasks(len(batches)),
             num_workers=workers,
+            # Their start holds signals back, and what they work on could not be pickled.
+            multiprocessing_context="fork" if workers else None,
             # A base seed is drawn even without workers: from a generator of its own, the global one stays untouched.
             generator=torch.Generator().manual_seed(0),
             pin_memory=torch.cuda.is_available(),
@@ -176,13 +181,17 @@ class _Loader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:
         buffers = Buffers(*self.places) if self.places else None
         self.sampler.buffers = self.dataset.buffers = buffers
-        with stopping_waits():
+        with starting_workers() if self.num_workers else nullcontext():
             batches = super().__iter__()
         for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
-            images, *rest = batch
-            yield buffers.batch(images, len(rest[0])) if isinstance(images, int) else images, *rest
+            if len(batch) == 2:
+                number, place = batch
+                labels, numbers = self.dataset.labels(number)
+                batch = buffers.batch(place, len(labels)), labels, numbers
+            yield batch
+            del batch  # its place is free as soon as the consumer lets go of it, too
 
 
 def _seed_generator(seed: int, epoch: int, key: int, copy: int) -> None:
