@@ -29,9 +29,7 @@ def head(
     rounds: Rounds = 5,
     threads: Threads = 1,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Layout of the features.")] = False,
-    memory: Annotated[
-        str, typer.Option(help="fresh: large tensors are new to the process; kept: they never are.")
-    ] = "fresh",
+    memory: Annotated[str, typer.Option(help="usual: tensors above 32 MiB get new memory; kept: none does.")] = "usual",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Out = Path("docs/benchmarks"),
 ) -> None:
@@ -41,7 +39,8 @@ def head(
     Example: noah benchmark head --shape mobilenetv2 --impl cpu --rounds 5
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    from noah.benchmark.head import DTYPES, SHAPES, run
+    from noah.benchmark.head import DTYPES, SHAPES
+    from noah.benchmark.head_report import run
     from noah.heads.kernels.compiled import has_compiler
 
     here = ["cpu", *(["compile"] if has_compiler() else [])] if device == "cpu" else ["triton", "inductor"]

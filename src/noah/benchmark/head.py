@@ -1,16 +1,13 @@
 """The NOAH head as the paper's code computes it, against the lean implementations of this package."""
 
-import contextlib
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from noah.benchmark.interleaved import markdown, measure, write
-from noah.benchmark.memory import memory as memory_policy
+from noah.benchmark.interleaved import measure
 from noah.benchmark.official import Official, Shape
 from noah.benchmark.roof import Work, measure_roof, wait_for
 from noah.evaluate.cost import MIB, running_maximum
@@ -40,7 +37,6 @@ def benchmark_head(
     dtypes: list[str],
     rounds: int,
     channels_last: bool = False,
-    before: Callable[[], object] = lambda: None,
     device: torch.device = torch.device("cpu"),
 ) -> list[dict]:
     """Measure `impls` against `Official`, which has the same weights and features.
@@ -50,7 +46,7 @@ def benchmark_head(
         impls: Names of `noah.heads.kernels.IMPLEMENTATIONS`, or INDUCTOR.
         batches: Images of a call. Training is measured with the largest.
         dtypes: Names of `DTYPES`, of weights and features.
-        rounds, before: See `measure`.
+        rounds: See `measure`.
         channels_last: Memory layout of the features.
 
     Returns:
@@ -74,7 +70,7 @@ def benchmark_head(
                     calls = {name: caller(head, x, trains) for name, head in heads.items()}
                     if not trains:
                         calls[PRODUCT] = product(shape, x)
-                    times, needed = measure(calls, rounds, before), work(shape, x, trains)
+                    times, needed = measure(calls, rounds), work(shape, x, trains)
                     found.append(
                         {
                             "shape": shape_name,
@@ -167,86 +163,3 @@ def peak_mib(call: Callable[[], None], device: torch.device) -> float:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     return running_maximum(profiler) / MIB
-
-
-def table_of(results: list[dict], clock: str = "cpu") -> list[list[str]]:
-    """One row per implementation and setting: milliseconds, how many times faster, memory, share of the roof.
-
-    Args:
-        clock: `cpu` or `wall`: whose time counts. That of a GPU is `wall`.
-    """
-    rows = [
-        [
-            *("head", "dtype", "B", "task", "impl", f"{clock} ms", "official / this", "quartiles", "wall"),
-            *("of the roof", "peak MiB", "less by"),
-        ]
-    ]
-    for result in results:
-        official = result["peak_mib"]["official"]
-        for impl, times in result["times"].items():
-            low, ratio, high = times.get(f"{clock}_ratio", [1.0] * 3)
-            peak = result["peak_mib"][impl]
-            rows.append(
-                [
-                    *(str(result[key]) for key in ("shape", "dtype", "batch", "task")),
-                    impl,
-                    f"{1000 * times[f'{clock}_s'][1]:.1f}",
-                    f"{ratio:.2f}x",
-                    f"{low:.2f}-{high:.2f}",
-                    f"{times.get('wall_ratio', [1.0] * 3)[1]:.2f}x",
-                    f"{result['roof_share'][impl]:.0%}",
-                    f"{peak:.1f}",
-                    f"{official / peak:.1f}x",
-                ]
-            )
-    return rows
-
-
-def run(
-    shapes: list[str],
-    *,
-    impls: list[str],
-    batches: list[int],
-    dtypes: list[str],
-    rounds: int,
-    threads: int,
-    channels_last: bool,
-    memory: str,
-    out: Path,
-    device: str = "cpu",
-) -> str:
-    """Measure, write `head.json` and `head.md` into `out` and return the table.
-
-    Raises:
-        ValueError: An unknown shape or device, a device that is not here, or what `memory` raises.
-    """
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device is '{device}', expected cpu, or cuda where torch sees a GPU")
-    for name in shapes:
-        if name not in SHAPES:
-            raise ValueError(f"shape is '{name}', expected one of {', '.join(SHAPES)}")
-    before = torch.get_num_threads()
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.set_num_threads, before)
-        # CUDA's allocator keeps memory anyway.
-        clear = stack.enter_context(memory_policy(memory)) if device == "cpu" else lambda: None
-        torch.set_num_threads(threads)
-        torch.manual_seed(0)
-        results = benchmark_head(
-            {name: SHAPES[name] for name in shapes},
-            impls,
-            batches=batches,
-            dtypes=dtypes,
-            rounds=rounds,
-            channels_last=channels_last,
-            before=clear,
-            device=torch.device(device),
-        )
-        table = table_of(results, "cpu" if device == "cpu" else "wall")
-        layout = "channels-last" if channels_last else "contiguous"
-        title = f"The NOAH head against its official formulation, {layout} features"
-        title += f", {memory} memory" if device == "cpu" else f", {torch.cuda.get_device_name()}"
-        settings = {"device": device, "channels_last": channels_last, "rounds": rounds}
-        settings |= {"memory": memory} if device == "cpu" else {}
-        write(out, "head", title, {**settings, "results": results}, table)
-    return "\n".join(markdown(table))

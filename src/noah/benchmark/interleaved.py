@@ -17,15 +17,12 @@ from noah.files import write_json, write_text
 from noah.machine import cpu_name, git_state
 
 
-def measure(
-    calls: dict[str, Callable[[], object]], rounds: int, before: Callable[[], object] = lambda: None
-) -> dict[str, dict[str, list[float]]]:
+def measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, list[float]]]:
     """Time every call once in each round; the rounds start with another call in turn.
 
     Args:
         calls: Name to what is timed. The first is the one that others are compared with.
         rounds: Turns of each, after one that warms up.
-        before: Called before every call, outside of the time.
 
     Returns:
         Per name, in seconds: `cpu_s` and `wall_s`, each [lower quartile, median, upper quartile]; for all but the first
@@ -39,7 +36,6 @@ def measure(
     names, times = list(calls), {name: {"cpu": [], "wall": []} for name in calls}
     for turn in range(-1, rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            before()
             wall, cpu = time.perf_counter(), _cpu_s()
             calls[name]()
             cpu, wall = _cpu_s() - cpu, time.perf_counter() - wall

@@ -1,51 +1,30 @@
 """What the C library does with memory that is given back, for large tensors cost more to get than to compute.
 
 A page that the system hands out anew is cleared first, at about a microsecond each. glibc keeps small blocks and gives
-large ones back at once, and which is which depends on what the process did before.
+large ones back at once. What is large it learns from the blocks that are freed, up to 32 MiB.
 """
 
 import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
-_DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _TOP_PAD: 128 * 1024, _MMAP_MAX: 65536}
-_KEPT = {_TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26, _MMAP_MAX: 0}
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3)
+POLICIES = {
+    "usual": {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20},
+    "kept": {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26},
+}
+"""`usual`: as in a process that has run for a while, which keeps blocks of up to 32 MiB and gets larger ones anew;
+`kept`: nothing ever goes back, as with an allocator that caches."""
 
 
-@contextmanager
-def memory(policy: str) -> Iterator[Callable[[], object]]:
-    """Within, large blocks are had in one way.
-
-    Args:
-        policy: `fresh`: before every call whatever is free goes back to the system, so that it must get its tensors
-            anew, the large ones one by one. `kept`: nothing ever goes back, as with an allocator that caches.
-            `system`: the C library does as it likes.
-
-    Yields:
-        What to call before everything that is timed.
+def set_memory(policy: str) -> None:
+    """From now on, and until this process ends, memory is had as a name of `POLICIES` says.
 
     Raises:
         ValueError: An unknown policy, or another C library than glibc.
     """
-    if policy not in ("fresh", "kept", "system"):
-        raise ValueError(f"memory is '{policy}', expected fresh, kept or system")
-    if policy == "system":
-        yield lambda: None
-        return
+    if policy not in POLICIES:
+        raise ValueError(f"memory is '{policy}', expected {' or '.join(POLICIES)}")
     library = ctypes.CDLL(None)
-    if not hasattr(library, "malloc_trim"):
-        raise ValueError(f"memory is '{policy}', which only glibc can be told, expected system")
-    if policy == "fresh":
-        yield lambda: library.malloc_trim(0)
-        return
-    _set(library, _KEPT)
-    try:
-        yield lambda: None
-    finally:
-        _set(library, _DEFAULTS)
-
-
-def _set(library: ctypes.CDLL, values: dict[int, int]) -> None:
-    for parameter, value in values.items():
+    if not hasattr(library, "mallopt"):
+        raise ValueError(f"memory is '{policy}', which only glibc can be told")
+    for parameter, value in POLICIES[policy].items():
         assert library.mallopt(parameter, value) == 1

@@ -65,6 +65,41 @@ def test_float32_is_within_1e5_of_the_float64_reference_gradients_too(shape):
         torch.testing.assert_close(head(x.float()).double(), reference(x), atol=1e-5 * reference(x).abs().max(), rtol=0)
 
 
+@pytest.mark.parametrize("impl", ["cpu", "compile"])
+@pytest.mark.parametrize("size", [0.01, 1.0, 12.0, 1000.0])
+def test_however_large_the_logits_the_answer_is_the_reference_s(size, impl):
+    """Powers of small ones are taken as they are, of large ones after a shift."""
+    if impl == "compile" and not compiled.has_compiler():
+        pytest.skip("needs a C++ compiler")
+    reference, head, x = pair("odd", impl)
+    with torch.no_grad():
+        for module in (reference, head):
+            module.query.weight.mul_(size)
+    expected = gradients(reference, x)
+    assert expected["out"].isfinite().all()
+    assert_close(gradients(head, x.float()), expected, 1e-5 if size < 100 else 1e-3)  # float32 rounds the logits
+
+
+def test_logits_are_shifted_only_where_they_might_leave_the_numbers():
+    weight = torch.ones(2, 3, 4)  # norm 2
+    x = torch.zeros(2, 5, 20)
+    x[1, 3, 4:8] = 10.0  # keys of the second head, norm 20: a logit of 40, a power of 57.7
+    assert not tiles.must_shift(x, weight)
+    assert tiles.must_shift(1.1 * x, weight)
+    x[0, 0, 9] = 1e9  # a value
+    assert not tiles.must_shift(x, weight)
+    x[0, 0, 0] = float("nan")
+    assert tiles.must_shift(x, weight)
+    assert not tiles.must_shift(x[:0], weight)
+
+
+def test_a_feature_that_is_no_number_spoils_its_image_and_no_other():
+    _, head, x = pair("even")
+    x[1, 2, 0] = float("nan")
+    finite = head(x.float()).isfinite().all(1)
+    assert finite.tolist() == [True, False, True, True]
+
+
 def test_bfloat16_is_within_1e2_of_the_reference_of_the_same_weights():
     reference, head, x = pair("even")
     x = x.bfloat16()

@@ -49,7 +49,8 @@ class FusedNOAH(nn.Module):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         weights = (w.transpose(1, 2).to(dtype) for w in (self.key_weight, self.value_weight))
         with torch.autocast("cpu", enabled=False):
-            heads = tiles.pool_all(x.to(dtype), *weights, None, None, 0.0, _POINTWISE)
+            x, weights = x.to(dtype), list(weights)
+            heads = tiles.pool_all(x, *weights, None, None, 0.0, tiles.must_shift(x, weights[0]), _POINTWISE)
             return (heads.sum(1) + self.bias).to(dtype)
 
     def attention_maps(self, x: Tensor) -> Tensor:

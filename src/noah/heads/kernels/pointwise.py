@@ -41,32 +41,35 @@ def _counter(numbers: int) -> Tensor:
     return torch.arange(numbers, dtype=torch.int32).mul_(GOLDEN)
 
 
-def pool(k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+def pool(k: Tensor, v: Tensor, keep: Tensor | None, shift: bool) -> Tensor:
     """sum_l softmax_l(k) * v * keep.
 
     Args:
-        k: Key logits, (b, L, M). May be overwritten.
+        k: Key logits times `LOG2_E`, (b, L, M). May be overwritten.
         v: Values, (b, L, M).
         keep: Dropout mask, (b, L, M), or None.
+        shift: Whether some 2**k, or their sum, may be too large or too small for a number.
 
     Returns:
         (b, M), float32 for half precision.
     """
-    weighted = _powers(k)
+    weighted = _powers(k, shift)
     total = weighted.sum(1)
     weighted.mul_(v.to(weighted.dtype))
     return (weighted if keep is None else weighted.mul_(keep)).sum(1).div_(total)
 
 
-def pool_backward(k: Tensor, v: Tensor, keep: Tensor | None, pooled: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of `pool` with respect to k and v, both (b, L, M) and of their dtype.
+def pool_backward(
+    k: Tensor, v: Tensor, keep: Tensor | None, shift: bool, pooled: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `pool` with respect to the key logits and v, both (b, L, M) and of the dtype of k and v.
 
     Args:
-        k, v, keep: As in `pool`. k and v may be overwritten.
+        k, v, keep, shift: As in `pool`. k and v may be overwritten.
         pooled: What `pool` returned, (b, M).
         grad: Its gradient, (b, M).
     """
-    dv = _powers(k)
+    dv = _powers(k, shift)
     dv.mul_((grad / dv.sum(1)).unsqueeze(1))
     dk = v.to(dv.dtype)
     if keep is not None:
@@ -77,11 +80,11 @@ def pool_backward(k: Tensor, v: Tensor, keep: Tensor | None, pooled: Tensor, gra
     return dk.to(k.dtype), dv.to(v.dtype)
 
 
-def _powers(k: Tensor) -> Tensor:
-    """e**(k - max_l k), (b, L, M): softmax before it is divided by its sum, which (b, M) numbers do as well."""
+def _powers(k: Tensor, shift: bool) -> Tensor:
+    """Softmax before it is divided by its sum, which (b, M) numbers do as well: 2**k, or 2**(k - max_l k).
+
+    Powers of two, because eager torch has MKL compute e**x, which takes four times as long on processors that are not
+    Intel's.
+    """
     k = k.to(torch.promote_types(k.dtype, torch.float32))
-    highest = k.amax(1, keepdim=True)
-    if torch.compiler.is_compiling():
-        return (k - highest).exp()
-    # Eager torch has MKL compute e**x, which takes four times as long as 2**x on processors that are not Intel's.
-    return torch.add(highest.mul_(-LOG2_E), k, alpha=LOG2_E, out=k).exp2_()
+    return (k.sub_(k.amax(1, keepdim=True)) if shift else k).exp2_()

@@ -5,7 +5,8 @@ reduced, dropped. With a = softmax_l(k) and o = sum_l a v, the gradients of a ti
 features and o are all that the backward pass needs. The key bias shifts all positions alike: its gradient is zero.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 
 from noah.heads.kernels.gemm import linear, matmul
-from noah.heads.kernels.pointwise import keep_mask
+from noah.heads.kernels.pointwise import LOG2_E, keep_mask
 
-TILE_NUMBERS = 196_000
-"""Keys, and as many values, of one tile at most, unless one image has more: 784 kB each, which caches hold."""
+TILE_NUMBERS = 392_000
+"""Keys, and as many values, of one tile at most, unless one image has more: 1.6 MB each. Of smaller ones the products
+are slow; larger ones leave the caches."""
+
+HIGHEST_POWER = 60.0
+"""Up to here 2**k and 2**-k are far from the ends of float32, and so are their sums and products."""
 
 CHANNELS = 128
 """Channels of a weight whose gradient is computed at once."""
@@ -48,7 +53,7 @@ def forward(
     # Attention sums to 1, so without dropout the bias can be added at the end.
     inner_bias = value_bias.to(dtype) if drop_rate else None
     seeds = draw_seeds(x, weights[0]) if drop_rate else None
-    arguments = (x, *weights, inner_bias, seeds, drop_rate, pointwise)
+    arguments = (x, *weights, inner_bias, seeds, drop_rate, must_shift(x, weights[0]), pointwise)
     learns = any(t.requires_grad for t in (x, *query.parameters(), *value.parameters()))
     with torch.autocast("cpu", enabled=False):
         # Without gradients there is no autograd function, which costs more than it gives for one image.
@@ -79,7 +84,25 @@ def _keep(seeds: Tensor | None, index: int, n: int, shape: torch.Size, drop_rate
     return None if seeds is None else keep_mask(seeds[index, n], shape, drop_rate, dtype)
 
 
-def pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, pointwise) -> Tensor:
+def must_shift(x: Tensor, key_weight: Tensor) -> bool:
+    """Whether some key logit may be so large that softmax has to take the largest of its column from it.
+
+    No product is larger than that of the norms (Cauchy-Schwarz), and norms are cheap.
+    """
+    if not x.numel():
+        return False
+    N, _, ck = key_weight.shape
+    keys = x[..., : N * ck].detach().unflatten(2, (N, ck))
+    longest = _longest([keys[images] for images in _slices(x, key_weight)]) * _longest(key_weight.detach())
+    return not LOG2_E * longest < HIGHEST_POWER  # so that NaN is shifted
+
+
+def _longest(parts: Iterable[Tensor]) -> float:
+    """The largest norm of what lies along the last axis; in parts, because all their squares are large."""
+    return math.sqrt(torch.stack([part.square().sum(-1).amax() for part in parts]).max())
+
+
+def pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, shift, pointwise) -> Tensor:
     """(B, N, M), before the value bias where `bias` is None, and before dropout makes larger what it keeps."""
     L = x.shape[1]
     N, M, _ = key_weight.shape
@@ -87,9 +110,9 @@ def pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, pointwise) -> 
     for n in range(N):
         key_part, value_part = _parts(n, key_weight, value_weight)
         for index, images in enumerate(_slices(x, key_weight)):
-            k = linear(_rows(x, images, key_part), key_weight[n]).view(-1, L, M)
+            k = linear(_key_rows(x, images, key_part), key_weight[n]).view(-1, L, M)
             v = linear(_rows(x, images, value_part), value_weight[n], None if bias is None else bias[n]).view(-1, L, M)
-            pooled[images, n] = pointwise.pool(k, v, _keep(seeds, index, n, k.shape, drop_rate, pooled.dtype))
+            pooled[images, n] = pointwise.pool(k, v, _keep(seeds, index, n, k.shape, drop_rate, pooled.dtype), shift)
             del k, v  # else the next tile is made while this one is still there
     return pooled
 
@@ -97,6 +120,19 @@ def pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, pointwise) -> 
 def _rows(x: Tensor, images: slice, part: slice) -> Tensor:
     """(rows, channels) of some images; a view where the layout allows."""
     return x[images, :, part].reshape(-1, part.stop - part.start)
+
+
+def _key_rows(x: Tensor, images: slice, part: slice) -> Tensor:
+    """`_rows` times LOG2_E, so that softmax is of powers of two."""
+    keys = x[images, :, part]
+    return torch.mul(keys, LOG2_E, out=keys.new_empty(keys.shape)).view(-1, keys.shape[2])
+
+
+def _sums(d_weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros (channels, M) to add tiles to: transposed, because of the operands that are fast, and never less than
+    float32. They lie where the gradient (M, channels) itself will, if that is of this dtype."""
+    shape = d_weight.shape[::-1]
+    return d_weight.view(shape).zero_() if d_weight.dtype == dtype else d_weight.new_zeros(shape, dtype=dtype)
 
 
 def _add_product(total: Tensor, rows: Tensor, grad: Tensor) -> None:
@@ -108,10 +144,10 @@ def _add_product(total: Tensor, rows: Tensor, grad: Tensor) -> None:
 class _Tiles(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cpu")
-    def forward(ctx, key_bias, x, key_weight, value_weight, bias, seeds, drop_rate, pointwise):
-        pooled = pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, pointwise)
+    def forward(ctx, key_bias, x, key_weight, value_weight, bias, seeds, *settings):
+        pooled = pool_all(x, key_weight, value_weight, bias, seeds, *settings)
         ctx.save_for_backward(x, key_weight, value_weight, bias, seeds, pooled)
-        ctx.drop_rate, ctx.pointwise = drop_rate, pointwise
+        ctx.settings = settings
         return pooled
 
     @staticmethod
@@ -120,6 +156,7 @@ class _Tiles(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("this NOAH kernel has no second derivatives: build the head with impl='reference'")
         x, key_weight, value_weight, bias, seeds, pooled = ctx.saved_tensors
+        drop_rate, shift, pointwise = ctx.settings
         L = x.shape[1]
         N, M, _ = key_weight.shape
         dx, d_key_weight, d_value_weight = (torch.empty_like(t) for t in (x, key_weight, value_weight))
@@ -127,13 +164,12 @@ class _Tiles(torch.autograd.Function):
         for n in range(N):
             key_part, value_part = _parts(n, key_weight, value_weight)
             inner = None if bias is None else bias[n]
-            # Transposed, because of the operands that are fast; float32, because tiles add up.
-            d_key, d_value = (pooled.new_zeros(weight.shape[2], M) for weight in (key_weight, value_weight))
+            d_key, d_value = (_sums(t[n], pooled.dtype) for t in (d_key_weight, d_value_weight))
             for index, images in enumerate(_slices(x, key_weight)):
-                k = linear(_rows(x, images, key_part), key_weight[n]).view(-1, L, M)
+                k = linear(_key_rows(x, images, key_part), key_weight[n]).view(-1, L, M)
                 v = linear(_rows(x, images, value_part), value_weight[n], inner).view(-1, L, M)
-                keep = _keep(seeds, index, n, k.shape, ctx.drop_rate, pooled.dtype)
-                dk, dv = ctx.pointwise.pool_backward(k, v, keep, pooled[images, n], grad[images, n])
+                keep = _keep(seeds, index, n, k.shape, drop_rate, pooled.dtype)
+                dk, dv = pointwise.pool_backward(k, v, keep, shift, pooled[images, n], grad[images, n])
                 del k, v, keep  # as soon as may be: tiles are what a step holds most of
                 dk, dv = dk.view(-1, M), dv.view(-1, M)
                 _add_product(d_key, _rows(x, images, key_part), dk)
@@ -144,14 +180,13 @@ class _Tiles(torch.autograd.Function):
                 if bias is not None:
                     d_bias[n] += dv.sum(0)
                 del dv
-            d_key_weight[n], d_value_weight[n] = d_key.t(), d_value.t()
+            for total, d_weight in ((d_key, d_key_weight), (d_value, d_value_weight)):
+                d_weight[n] = total.t().clone(memory_format=torch.contiguous_format)
         return (
             pooled.new_zeros(N, M),
             dx,
             d_key_weight,
             d_value_weight,
             None if bias is None else d_bias.to(bias.dtype),
-            None,
-            None,
-            None,
+            *[None] * 4,
         )
