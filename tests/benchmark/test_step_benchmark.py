@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from noah.benchmark import step, switches
@@ -32,6 +33,22 @@ def test_large_backbones_without_a_goal_see_fewer_images():
         name: step_arms(name, [], num_classes=10)[1] for name in ("mobilenetv2-w0.35", "resnet18-w1", "resnet50-w1")
     }
     assert batches == {"mobilenetv2-w0.35": 16, "resnet18-w1": 16, "resnet50-w1": 2}
+    assert step.default_batch("resnet50-w1", None, torch.device("cuda")) == 256
+
+
+def test_the_table_of_a_gpu_counts_wall_time_and_has_one_goal():
+    times = {"gap": {"wall_s": [0.01] * 3}, "triton": {"wall_ratio": [0.96, 0.98, 1.0]}}
+    _, row = step.step_table([{"backbone": "resnet50-w1", "batch": 256, "times": times}], "wall")
+    assert row == ["resnet50-w1", "256", "10", "1.02 (1.00-1.04)", "1.03"]
+
+
+def test_a_step_takes_the_switches_of_a_recipe():
+    torch.manual_seed(0)
+    plain, _ = step_arms("mobilenetv2-w0.35", [], **TINY)
+    torch.manual_seed(0)
+    half, _ = step_arms("mobilenetv2-w0.35", [], **TINY, precision="bf16", channels_last=True)
+    assert half["gap"]() != plain["gap"]()
+    assert half["official"]() == pytest.approx(plain["official"](), rel=0.1)
 
 
 def test_switches_change_the_speed_and_hardly_the_loss():
@@ -40,6 +57,16 @@ def test_switches_change_the_speed_and_hardly_the_loss():
     assert first["fused"] == first["plain"]
     assert first["channels_last"] == pytest.approx(first["plain"], rel=1e-4)
     assert first["bf16"] == pytest.approx(first["plain"], rel=0.1)
+
+
+def test_no_switch_is_left_out_but_what_cannot_be_had(monkeypatch):
+    graphs = [name for name, fields in switches.SWITCHES.items() if "cuda_graphs" in fields]
+    compiling = [name for name, fields in switches.SWITCHES.items() if "compile" in fields]
+    monkeypatch.setattr(switches, "has_compiler", lambda: True)
+    assert switches.switches_for("cuda") == list(switches.SWITCHES)
+    assert set(switches.SWITCHES) - set(switches.switches_for("cpu")) == set(graphs)
+    monkeypatch.setattr(switches, "has_compiler", lambda: False)
+    assert set(switches.SWITCHES) - set(switches.switches_for("cuda")) == set(compiling)
 
 
 def test_the_verbs_write_json_and_markdown(tmp_path):
@@ -52,6 +79,11 @@ def test_the_verbs_write_json_and_markdown(tmp_path):
         assert "| mobilenetv2-w0.35 |" in (tmp_path / f"{verb}.md").read_text()
 
 
-def test_an_unknown_backbone_is_refused_in_words():
+def test_an_unknown_backbone_or_device_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="backbone is 'vgg-w1', expected one of resnet18-w1"):
         step_arms("vgg-w1", [])
+    settings = {"rounds": 1, "threads": 1, "batch": 2, "device": "tpu"}
+    with pytest.raises(ValueError, match="device is 'tpu', expected cpu, or cuda where torch sees a GPU"):
+        step.run_steps(tmp_path, ["resnet18-w1"], None, **settings)
+    with pytest.raises(ValueError, match="device is 'tpu', expected cpu, or cuda where torch sees a GPU"):
+        switches.run_switches(tmp_path, ["resnet18-w1"], None, **settings)

@@ -57,6 +57,17 @@ def test_a_published_recipe_gives_one_process_the_batches_of_the_eight_official_
         load_recipe(name, CONFIG, {"accumulate": 1}).check_world_size(8)
 
 
+def test_cuda_graphs_are_refused_where_torch_computes_wrongly_or_nobody_tried():
+    graphs = {"epochs": 1, "batch": 4, "lr": 0.1, "cuda_graphs": True}
+    with pytest.raises(ValueError, match="cuda_graphs is true, which needs compile: true"):
+        Recipe(**graphs)
+    with pytest.raises(ValueError, match="cuda_graphs is true with accumulate 2, expected 1"):
+        Recipe(**graphs, compile=True, accumulate=2)
+    with pytest.raises(ValueError, match="cuda_graphs is true with 2 processes, expected one"):
+        Recipe(**graphs, compile=True, micro_batch=2).check_world_size(2)
+    Recipe(**graphs, compile=True).check_world_size(1)
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIG / "recipes").glob("*.yaml")))
 def test_a_recipe_says_where_it_comes_from_and_what_to_expect(name):
     assert re.search(r"Source: .*Expected", header("recipes", name))
@@ -118,7 +129,7 @@ def test_a_field_that_came_later_leaves_the_hash_of_older_runs_alone():
     plain = Recipe(epochs=1, batch=2, lr=0.1)
     halves = (0.5, 0.5, 0.5)
     later = {"interpolation": "bilinear", "repeats": 3, "first_size": 16, "mean": halves, "std": halves}
-    later |= {"fused": True, "compile": True}
+    later |= {"fused": True, "compile": True, "cuda_graphs": True}
     assert not later.keys() & plain.model_dump(exclude_none=True).keys()
     assert later.keys() <= plain.model_copy(update=later).model_dump(exclude_none=True).keys()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_train import results
 
+from noah.config import Recipe
 from noah.engine import compiled as module
 from noah.engine import train as training
 from noah.engine.compiled import Parts, compiled
@@ -49,6 +50,16 @@ def test_a_compiled_run_is_the_same_bits_when_it_was_stopped_and_resumed(tiny_sh
 
 
 @needs_compiler
+def test_cuda_graphs_change_nothing_on_a_cpu(tiny_shards, make_run):
+    outs = {"without": False, "with": True}
+    for out, switch in outs.items():
+        train(make_run(compile=True, cuda_graphs=switch), tiny_shards, Path(out))
+        torch._dynamo.reset()
+    found = [{name: results(Path(out))[name] for name in ("history.csv", "predictions.parquet")} for out in outs]
+    assert found[0] == found[1]
+
+
+@needs_compiler
 def test_a_compiled_step_gives_the_plain_gradients_and_the_head_its_own_kernel(monkeypatch):
     torch.manual_seed(0)
     backbone = {"backbone": "gmlp_tiny", "width": 0.5, "depth": 1, "patch_size": 8}
@@ -56,7 +67,7 @@ def test_a_compiled_step_gives_the_plain_gradients_and_the_head_its_own_kernel(m
     heads = []
     monkeypatch.setattr(tiles, "pool_all", lambda *args, real=tiles.pool_all: heads.append(1) or real(*args))
     images, gradients = torch.randn(2, 3, 32, 32), []
-    for step in (model, compiled(Parts(model))):
+    for step in (model, compiled(Parts(model), Recipe(epochs=1, batch=2, lr=0.1))):
         model.zero_grad()
         step(images).square().sum().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})

@@ -10,6 +10,7 @@ app = typer.Typer(help="Measure A against B in turns, and write JSON and a Markd
 
 Rounds = Annotated[int, typer.Option(min=1, help="Turns of A and of B.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch on the CPU.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Out = Annotated[Path, typer.Option(help="Folder of the results.")]
 
 
@@ -30,7 +31,7 @@ def head(
     threads: Threads = 1,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Layout of the features.")] = False,
     memory: Annotated[str, typer.Option(help="usual: tensors above 32 MiB get new memory; kept: none does.")] = "usual",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     out: Out = Path("docs/benchmarks"),
 ) -> None:
     """The NOAH head's implementations against the official formulation: time, memory, agreement, share of a roofline.
@@ -88,12 +89,17 @@ def loader(
 @app.command()
 def step(
     backbone: Annotated[list[str] | None, typer.Option(help="Such as mobilenetv2-w0.5; all 26 of the paper.")] = None,
-    impl: Annotated[list[str] | None, typer.Option(help="cpu or compile; all that this machine can run.")] = None,
-    batch: Annotated[int | None, typer.Option(min=2, help="Images of a step; 16, fewer for large backbones.")] = None,
+    impl: Annotated[list[str] | None, typer.Option(help="cpu, compile or triton; all that can be had here.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=2, help="Images of a step; 16, fewer for large backbones; GPU: 256.")
+    ] = None,
     rounds: Rounds = 3,
     threads: Threads = 1,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Layout of models and images.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Autocast to bfloat16.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile of the backbones.")] = False,
     dropout: Annotated[bool, typer.Option("--dropout", help="Drop NOAH's values as in the paper.")] = False,
+    device: Device = "cpu",
     out: Out = Path("docs/benchmarks"),
 ) -> None:
     """Whole training steps: NOAH, ours and official, over the same backbone with a mean and a linear layer.
@@ -102,32 +108,31 @@ def step(
     Example: noah benchmark step --backbone mobilenetv2-w0.5 --backbone deit_tiny-w1 --rounds 5
     """
     from noah.benchmark.step import published, run_steps
-    from noah.heads.kernels.compiled import has_compiler
 
-    impls = impl or ["cpu", *(["compile"] if has_compiler() else [])]
-    options = {"batch": batch, "channels_last": channels_last, "dropout": dropout}
-    print(run_steps(out, backbone or published(), impls, rounds=rounds, threads=threads, **options))
+    settings = {"rounds": rounds, "threads": threads, "device": device, "batch": batch, "dropout": dropout}
+    switches = {"channels_last": channels_last, "precision": "bf16" if bf16 else "fp32", "compile": compile}
+    print(run_steps(out, backbone or published(), impl, **settings, **switches))
 
 
 @app.command()
 def switches(
     backbone: Annotated[list[str] | None, typer.Option(help="Such as deit_tiny-w1; three small ones.")] = None,
     switch: Annotated[list[str] | None, typer.Option(help="The first is what others are compared with; all.")] = None,
-    batch: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 16,
+    batch: Annotated[int | None, typer.Option(min=2, help="Images of a step; 16, GPU: 256.")] = None,
     rounds: Rounds = 3,
     threads: Threads = 1,
+    device: Device = "cpu",
     out: Out = Path("docs/benchmarks"),
 ) -> None:
-    """A recipe's switches (fused, channels_last, bf16, compile) on whole training steps with NOAH's head.
+    """A recipe's switches (fused, channels_last, bf16, compile, cuda_graphs) on whole training steps with NOAH's head.
 
     \b
     Example: noah benchmark switches --backbone deit_tiny-w1 --switch plain --switch bf16
     """
-    from noah.benchmark.switches import SMALL, SWITCHES, run_switches
-    from noah.heads.kernels.compiled import has_compiler
+    from noah.benchmark.switches import SMALL, run_switches
 
-    names = switch or [name for name, fields in SWITCHES.items() if has_compiler() or not fields.get("compile")]
-    print(run_switches(out, backbone or SMALL, names, rounds=rounds, threads=threads, batch=batch))
+    settings = {"rounds": rounds, "threads": threads, "device": device, "batch": batch}
+    print(run_switches(out, backbone or SMALL, switch, **settings))
 
 
 @app.command()

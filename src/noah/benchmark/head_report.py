@@ -9,6 +9,7 @@ import torch
 from noah.benchmark.head import SHAPES, benchmark_head
 from noah.benchmark.interleaved import markdown, write
 from noah.benchmark.memory import POLICIES, set_memory
+from noah.benchmark.roof import check_device
 
 
 def run(
@@ -32,8 +33,7 @@ def run(
     Raises:
         ValueError: An unknown shape, policy or device, or a device that is not here.
     """
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device is '{device}', expected cpu, or cuda where torch sees a GPU")
+    check_device(device)
     for name in shapes:
         if name not in SHAPES:
             raise ValueError(f"shape is '{name}', expected one of {', '.join(SHAPES)}")

@@ -55,3 +55,9 @@ def wait_for(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def check_device(name: str) -> None:
+    """ValueError unless it is `cpu`, or `cuda` where torch sees a GPU."""
+    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device is '{name}', expected cpu, or cuda where torch sees a GPU")

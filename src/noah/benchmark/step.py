@@ -1,6 +1,6 @@
 """Whole training steps: what NOAH adds to the same backbone with a mean and a linear layer.
 
-Every step is the trainer's own: normalise, forward, loss, backward, update.
+Every step is the trainer's own: normalise, forward, loss, backward, update. On a GPU a step ends when the GPU is done.
 """
 
 import copy
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from noah.backbones import BACKBONES
 from noah.benchmark.interleaved import markdown, measure, write
 from noah.benchmark.official import Official, Shape
+from noah.benchmark.roof import check_device, wait_for
 from noah.config import Dataset, Recipe, Run
 from noah.engine.compiled import Parts, compiled
 from noah.engine.distributed import World
@@ -20,15 +21,18 @@ from noah.engine.optim import build_optimizer
 from noah.engine.state import TrainState
 from noah.engine.step import Losses, stepper
 from noah.evaluate.cost import count_macs
+from noah.heads.kernels.compiled import has_compiler
 from noah.heads.positions import as_map
 from noah.models import Classifier, build_model
 
 GOALS = {"mobilenetv2-w0.5": 1.20, "mobilenetv2-w1": 1.12, "resnet18-w1": 1.05, "deit_tiny-w1": 1.10}
-"""Time over that of the mean's step, at most, at `LARGEST_BATCH` images, for the compiled head."""
+"""Time over that of the mean's step, at most, at `LARGEST_BATCH` images, for the compiled head on a CPU."""
 LARGEST_BATCH = 16
+GPU_BATCH = 256
+GPU_GOAL = 1.03
 GMACS_PER_STEP = 8
 """Of a forward pass: larger backbones without a goal see fewer images, two at least."""
-ALONE = World(0, 1, torch.device("cpu"))
+CPU = torch.device("cpu")
 
 
 class OfficialHead(Official):
@@ -50,16 +54,18 @@ def step_arms(
     batch: int | None = None,
     image_size: int = 224,
     num_classes: int = 1000,
-    channels_last: bool = False,
     dropout: bool = False,
+    device: torch.device = CPU,
+    **switches,
 ) -> tuple[dict[str, Callable[[], float]], int]:
     """Training steps of one backbone with different heads, on the same random images; those of NOAH are equal.
 
     Args:
         backbone: As `published` names them.
         impls: Of NOAH; names of `noah.heads.kernels.IMPLEMENTATIONS`.
-        batch: Images of a step; default: `LARGEST_BATCH` where there is a goal, else `affordable_batch`.
+        batch: Images of a step; default: `default_batch`.
         dropout: Whether NOAH's values are dropped as in the paper.
+        switches: Fields of the recipe, such as `channels_last`, `precision`, `compile`.
 
     Returns:
         What does one step and returns its loss: `gap`, `official` and one per implementation; and the batch.
@@ -71,7 +77,7 @@ def step_arms(
     shape = {"width": float(width), "num_classes": num_classes, "img_size": image_size}
     models = {"gap": build_model(name, "gap", **shape)}
     noah = build_model(name, "noah", drop_rate=rate, impl="reference", **shape)
-    batch = batch or (LARGEST_BATCH if backbone in GOALS else affordable_batch(noah))
+    batch = batch or default_batch(backbone, noah, device)
     head = noah.get_classifier()
     models["official"] = copy.deepcopy(noah)
     models["official"].head = OfficialHead(
@@ -81,24 +87,36 @@ def step_arms(
     for impl in impls:
         models[impl] = build_model(name, "noah", drop_rate=rate, impl=impl, **shape)
         models[impl].load_state_dict(noah.state_dict())
-    run = run_of(name, float(width), batch, image_size, num_classes, channels_last=channels_last)
+    run = run_of(name, float(width), batch, image_size, num_classes, **switches)
     images = random_batch(batch, image_size, num_classes)
-    return {arm: step_of(run, model, images) for arm, model in models.items()}, batch
+    return {arm: step_of(run, model, images, device) for arm, model in models.items()}, batch
 
 
-def affordable_batch(model: Classifier) -> int:
-    """As many images as `GMACS_PER_STEP` allows, from 2 to `LARGEST_BATCH`."""
+def default_batch(backbone: str, model: Classifier, device: torch.device) -> int:
+    """On a GPU `GPU_BATCH`; else `LARGEST_BATCH` where there is a goal, and elsewhere as many images, from 2 on, as
+    `GMACS_PER_STEP` allows."""
+    if device.type == "cuda":
+        return GPU_BATCH
+    if backbone in GOALS:
+        return LARGEST_BATCH
     return max(2, min(LARGEST_BATCH, int(GMACS_PER_STEP * 1e9 / count_macs(*model.on_meta())["macs"])))
 
 
-def step_of(run: Run, model: nn.Module, group: list[tuple]) -> Callable[[], float]:
+def step_of(run: Run, model: nn.Module, group: list[tuple], device: torch.device = CPU) -> Callable[[], float]:
     """The trainer's step on the same images again and again; returns the loss before the update."""
+    model = model.to(device)
     if run.recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     state = TrainState(model, build_optimizer(model, run.recipe))
-    network = compiled(Parts(model)) if run.recipe.compile else model
-    once = stepper(run, network, state, ALONE, Losses(run, state, lag=0))
-    return lambda: once(group, run.recipe.lr)
+    network = compiled(Parts(model), run.recipe) if run.recipe.compile else model
+    once = stepper(run, network, state, World(0, 1, device), Losses(run, state, lag=0))
+
+    def step() -> float:
+        loss = once(group, run.recipe.lr)
+        wait_for(device)
+        return loss
+
+    return step
 
 
 def remember_first(arms: dict[str, Callable[[], float]]) -> tuple[dict[str, Callable[[], None]], dict[str, float]]:
@@ -130,29 +148,53 @@ def benchmark_steps(backbones: list[str], impls: list[str], rounds: int, **optio
     return found
 
 
-def step_table(results: list[dict]) -> list[list[str]]:
-    """One row per backbone: milliseconds with the mean, and CPU time over it with each implementation of NOAH."""
-    heads = list(results[0]["times"])[1:]
-    rows = [["backbone", "B", "gap, CPU ms", *(f"{head} / gap" for head in heads), "goal, compile"]]
+def step_table(results: list[dict], clock: str = "cpu") -> list[list[str]]:
+    """One row per backbone: milliseconds with the mean, and time over it with each implementation of NOAH.
+
+    Args:
+        clock: `cpu` or `wall`: whose time counts. That of a GPU is `wall`.
+    """
+    heads, name = list(results[0]["times"])[1:], {"cpu": "CPU ms", "wall": "ms"}[clock]
+    rows = [["backbone", "B", f"gap, {name}", *(f"{head} / gap" for head in heads), f"goal, {heads[-1]}"]]
     for result in results:
         goal = GOALS.get(result["backbone"], "") if result["batch"] == LARGEST_BATCH else ""
+        goal = GPU_GOAL if clock == "wall" else goal
         times = result["times"]
-        ratios = [_over(times[head]["cpu_ratio"]) for head in heads]
-        milliseconds = f"{1000 * times['gap']['cpu_s'][1]:.0f}"
+        ratios = [_over(times[head][f"{clock}_ratio"]) for head in heads]
+        milliseconds = f"{1000 * times['gap'][f'{clock}_s'][1]:.0f}"
         rows.append([result["backbone"], str(result["batch"]), milliseconds, *ratios, goal and f"{goal:.2f}"])
     return rows
 
 
 def run_steps(
-    out: Path, backbones: list[str], impls: list[str], *, rounds: int, threads: int, batch: int | None, **options: bool
+    out: Path,
+    backbones: list[str],
+    impls: list[str] | None,
+    *,
+    rounds: int,
+    threads: int,
+    device: str = "cpu",
+    **options,
 ) -> str:
-    """Measure, write `step.json` and `step.md` into `out`, and return the table."""
+    """Measure, write `step.json` and `step.md` into `out`, and return the table.
+
+    Args:
+        impls: None: all that the device runs.
+        options: Of `step_arms`.
+
+    Raises:
+        ValueError: An unknown backbone or device, or a device that is not here.
+    """
+    check_device(device)
     torch.set_num_threads(threads)
-    results = benchmark_steps(backbones, impls, rounds, batch=batch, **options)
-    said = ", ".join(f"{name.replace('_', '-')}" for name, on in options.items() if on)
-    title = f"Whole training steps at 224 px and 1,000 classes, NOAH over a mean{f', {said}' if said else ''}"
-    table = step_table(results)
-    write(out, "step", title, {"rounds": rounds, **options, "results": results}, table)
+    impls = impls or (["triton"] if device == "cuda" else ["cpu", *(["compile"] if has_compiler() else [])])
+    results = benchmark_steps(backbones, impls, rounds, device=torch.device(device), **options)
+    settings = {name: value for name, value in options.items() if value and name != "batch"}
+    said = ["", *(name if value is True else str(value) for name, value in settings.items())]
+    said += [torch.cuda.get_device_name()] if device == "cuda" else []
+    title = f"Whole training steps at 224 px and 1,000 classes, NOAH over a mean{', '.join(said)}"
+    table = step_table(results, "cpu" if device == "cpu" else "wall")
+    write(out, "step", title, {"device": device, "rounds": rounds, **settings, "results": results}, table)
     return "\n".join(markdown(table))
 
 

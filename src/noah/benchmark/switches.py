@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from noah.benchmark.interleaved import markdown, measure, write
-from noah.benchmark.step import LARGEST_BATCH, random_batch, remember_first, run_of, step_of
+from noah.benchmark.roof import check_device
+from noah.benchmark.step import CPU, GPU_BATCH, LARGEST_BATCH, random_batch, remember_first, run_of, step_of
+from noah.heads.kernels.compiled import has_compiler
 from noah.models import build_model
 
 SWITCHES = {
@@ -18,12 +20,20 @@ SWITCHES = {
     "bf16, channels_last": {"precision": "bf16", "channels_last": True},
     "compile": {"compile": True},
     "compile, bf16, channels_last": {"compile": True, "precision": "bf16", "channels_last": True},
+    "the same, cuda_graphs": {"compile": True, "precision": "bf16", "channels_last": True, "cuda_graphs": True},
 }
+"""Name to fields of a recipe. CUDA graphs are for GPUs."""
 SMALL = ["mobilenetv2-w0.5", "resnet18-w1", "deit_tiny-w1"]
 
 
 def switch_arms(
-    backbone: str, switches: list[str], *, batch: int = LARGEST_BATCH, image_size: int = 224, num_classes: int = 1000
+    backbone: str,
+    switches: list[str],
+    *,
+    batch: int = LARGEST_BATCH,
+    image_size: int = 224,
+    num_classes: int = 1000,
+    device: torch.device = CPU,
 ) -> dict[str, Callable[[], float]]:
     """Training steps of one backbone with NOAH's head, under the switches of a recipe by name of `SWITCHES`."""
     name, _, width = backbone.rpartition("-w")
@@ -32,7 +42,7 @@ def switch_arms(
     arms = {}
     for switch in switches:
         run = run_of(name, float(width), batch, image_size, num_classes, **SWITCHES[switch])
-        arms[switch] = step_of(run, copy.deepcopy(model), images)
+        arms[switch] = step_of(run, copy.deepcopy(model), images, device)
     return arms
 
 
@@ -46,18 +56,22 @@ def benchmark_switches(backbones: list[str], switches: list[str], rounds: int, *
     return found
 
 
-def switch_table(results: list[dict]) -> list[list[str]]:
-    """One row per backbone and setting: milliseconds, and how many times faster than the plain step."""
-    rows = [["backbone", "switch", "CPU ms", "plain / this, CPU", "quartiles", "plain / this, wall", "first loss"]]
+def switch_table(results: list[dict], clock: str = "cpu") -> list[list[str]]:
+    """One row per backbone and setting: milliseconds, and how many times faster than the plain step.
+
+    Args:
+        clock: `cpu` or `wall`: whose time counts first. That of a GPU is `wall`.
+    """
+    rows = [["backbone", "switch", f"{clock} ms", f"plain / this, {clock}", "quartiles", "wall", "first loss"]]
     for result in results:
         for switch, times in result["times"].items():
-            low, ratio, high = times.get("cpu_ratio", [1.0] * 3)
+            low, ratio, high = times.get(f"{clock}_ratio", [1.0] * 3)
             wall = times.get("wall_ratio", [1.0] * 3)[1]
             rows.append(
                 [
                     result["backbone"],
                     switch,
-                    f"{1000 * times['cpu_s'][1]:.0f}",
+                    f"{1000 * times[f'{clock}_s'][1]:.0f}",
                     f"{ratio:.2f}x",
                     f"{low:.2f}-{high:.2f}",
                     f"{wall:.2f}x",
@@ -67,11 +81,39 @@ def switch_table(results: list[dict]) -> list[list[str]]:
     return rows
 
 
-def run_switches(out: Path, backbones: list[str], switches: list[str], *, rounds: int, threads: int, batch: int) -> str:
-    """Measure, write `switches.json` and `switches.md` into `out`, and return the table."""
+def switches_for(device: str) -> list[str]:
+    """Names of `SWITCHES` that mean something there: compiling needs a compiler, CUDA graphs need a GPU."""
+    cannot = set() if has_compiler() else {"compile"}
+    cannot |= set() if device == "cuda" else {"cuda_graphs"}
+    return [name for name, fields in SWITCHES.items() if not cannot & fields.keys()]
+
+
+def run_switches(
+    out: Path,
+    backbones: list[str],
+    switches: list[str] | None,
+    *,
+    rounds: int,
+    threads: int,
+    batch: int | None,
+    device: str = "cpu",
+) -> str:
+    """Measure, write `switches.json` and `switches.md` into `out`, and return the table.
+
+    Args:
+        switches: Names of `SWITCHES`; None: `switches_for` the device.
+
+    Raises:
+        ValueError: An unknown backbone or device, or a device that is not here.
+    """
+    check_device(device)
     torch.set_num_threads(threads)
-    results = benchmark_switches(backbones, switches, rounds, batch=batch)
-    table = switch_table(results)
-    title = f"The switches of a recipe: training steps with NOAH's head, {batch} images of 224 px, 1,000 classes"
-    write(out, "switches", title, {"rounds": rounds, "batch": batch, "results": results}, table)
+    on_gpu = device == "cuda"
+    batch = batch or (GPU_BATCH if on_gpu else LARGEST_BATCH)
+    switches = switches or switches_for(device)
+    results = benchmark_switches(backbones, switches, rounds, batch=batch, device=torch.device(device))
+    table = switch_table(results, "wall" if on_gpu else "cpu")
+    where = f", {torch.cuda.get_device_name()}" if on_gpu else ""
+    title = f"The switches of a recipe: training steps with NOAH's head, {batch} images of 224 px, 1,000 classes{where}"
+    write(out, "switches", title, {"device": device, "rounds": rounds, "batch": batch, "results": results}, table)
     return "\n".join(markdown(table))

@@ -88,6 +88,8 @@ class Recipe(Strict):
     """One kernel for the whole update of the optimizer."""
     compile: bool = later(False)
     """torch.compile of the backbone's training steps, for speed (noah.engine.compiled)."""
+    cuda_graphs: bool = later(False)
+    """With `compile`: CUDA graphs, which spare a GPU the wait between small kernels; without effect on a CPU."""
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -97,6 +99,13 @@ class Recipe(Strict):
             )
         if self.schedule == "step" and not self.milestones:
             raise ValueError("missing key 'milestones', which schedule step needs")
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("cuda_graphs is true, which needs compile: true with it")
+        if self.cuda_graphs and self.accumulate > 1:
+            # https://github.com/pytorch/pytorch/issues/96693: a later pass writes over the gradients of the first.
+            raise ValueError(
+                f"cuda_graphs is true with accumulate {self.accumulate}, expected 1: torch loses gradients"
+            )
         if self.evaluate == "ema" and self.ema_decay is None:
             raise ValueError("evaluate is 'ema', expected an ema_decay with it")
         for field, largest in (("crop_scale", 1.0), ("crop_ratio", float("inf"))):
@@ -130,7 +139,9 @@ class Recipe(Strict):
         return int(grown) // 8 * 8
 
     def check_world_size(self, world_size: int) -> None:
-        """ValueError unless batch = micro_batch x accumulate x world size."""
+        """ValueError unless batch = micro_batch x accumulate x world size, and one process where CUDA graphs are."""
+        if self.cuda_graphs and world_size > 1:
+            raise ValueError(f"cuda_graphs is true with {world_size} processes, expected one: more were never tried")
         if self.batch != self.passes_per_step_size * world_size:
             raise ValueError(
                 f"batch is {self.batch}, expected micro_batch x accumulate x world size = "

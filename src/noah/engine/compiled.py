@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
+from noah.config import Recipe
 from noah.heads.kernels.compiled import has_compiler
 from noah.models import Classifier
 
@@ -27,10 +28,13 @@ class Parts(nn.Module):
         return self._head(self.model.forward_features(images))
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    """One version for each size of the images: which one runs does not depend on what a resumed run saw before."""
+def compiled(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """One version for each size of the images: which one runs does not depend on what a resumed run saw before.
+
+    With `cuda_graphs` a GPU gets the kernels of a pass as one graph (torch's mode `reduce-overhead`).
+    """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VERSIONS)
-    return torch.compile(model, dynamic=False)
+    return torch.compile(model, dynamic=False, mode="reduce-overhead" if recipe.cuda_graphs else None)
 
 
 def check_compiler(device: torch.device) -> None:

@@ -105,6 +105,8 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World, losses:
                 images, targets = mixup(images, targets)
             if recipe.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
+            if recipe.cuda_graphs:
+                torch.compiler.cudagraph_mark_step_begin()
             with autocast(ranks.device, recipe.precision):
                 loss = criterion(model(images).float(), targets) / len(group)
             loss.backward()

@@ -122,7 +122,7 @@ def _train(
     state = build_state(run, ranks)
     resumed = state.load(folder, ranks)
     state.note_start()
-    model = compiled(ranks.wrap(Parts(state.model))) if recipe.compile else ranks.wrap(state.model)
+    model = compiled(ranks.wrap(Parts(state.model)), recipe) if recipe.compile else ranks.wrap(state.model)
     scheduler = build_scheduler(state.optimizer, recipe, steps_per_epoch)
     on_gpu = ranks.device.type == "cuda"
     # Reading a loss and asking the other ranks both wait for the GPU.

@@ -83,7 +83,7 @@ def test_however_large_the_logits_the_answer_is_the_reference_s(size, impl):
 def test_logits_are_shifted_only_where_they_might_leave_the_numbers():
     weight = torch.ones(2, 3, 4)  # norm 2
     x = torch.zeros(2, 5, 20)
-    x[1, 3, 4:8] = 10.0  # keys of the second head, norm 20: a logit of 40, a power of 57.7
+    x[1, 3, 4:8] = 6.5  # keys of the second head, norm 13: a logit of 26, a power of 37.5
     assert not tiles.must_shift(x, weight)
     assert tiles.must_shift(1.1 * x, weight)
     x[0, 0, 9] = 1e9  # a value
@@ -91,6 +91,55 @@ def test_logits_are_shifted_only_where_they_might_leave_the_numbers():
     x[0, 0, 0] = float("nan")
     assert tiles.must_shift(x, weight)
     assert not tiles.must_shift(x[:0], weight)
+
+
+def test_large_values_and_gradients_stay_finite_where_the_logits_are_not_shifted():
+    head, x = NOAH(16, 3, 4, impl="cpu"), torch.full((1, 4, 16), 13.0)
+    with torch.no_grad():
+        head.query.weight.fill_(1.0), head.value.weight.fill_(1.0)
+        x[..., 8:] = 1e20
+    for sign in (1, -1):
+        x[..., :8] = sign * 13.0
+        assert not tiles.must_shift(x, head.query.weight.view(4, 3, 2))
+        found = gradients(head, x)
+        assert all(tensor.isfinite().all() for tensor in found.values())
+        torch.testing.assert_close(found["out"], torch.full((1, 3), 8e20))
+
+
+def test_half_precision_takes_every_logit_that_it_can_write():
+    head, x = NOAH(4, 1, 1, impl="cpu").half(), torch.zeros(1, 3, 4, dtype=torch.float16)
+    with torch.no_grad():
+        head.query.weight.fill_(1.0), head.value.weight.fill_(1.0)
+        x[0, 1] = torch.tensor([60000.0, 0.0, 3.0, 2.0])
+        assert head(x).item() == 5
+
+
+def test_weights_in_any_order_of_memory_have_their_gradients():
+    reference, head, x = pair("odd")
+    for module in (reference, head):
+        for conv in (module.query, module.value):
+            across = conv.weight.detach().flatten(1).t().contiguous().t()[..., None, None]
+            assert not across.flatten(1).is_contiguous()
+            conv.weight = nn.Parameter(across)
+    assert_close(gradients(head, x.float()), gradients(reference, x), 1e-5)
+
+
+def test_another_default_device_changes_nothing():
+    _, head, x = pair("even", drop_rate=0.5)
+    results = []
+    for device in ("cpu", "meta"):
+        torch.manual_seed(3)
+        with torch.device(device):
+            results.append(head(x.float()))
+    assert torch.equal(*results)
+
+
+def test_features_of_another_dtype_than_the_weights_are_refused_in_words():
+    _, head, x = pair("even")
+    with pytest.raises(
+        ValueError, match=r"features of torch.bfloat16 and weights of torch.float32, expected one dtype"
+    ):
+        head(x.bfloat16())
 
 
 def test_a_feature_that_is_no_number_spoils_its_image_and_no_other():
@@ -241,6 +290,12 @@ def test_a_second_derivative_is_refused_in_words():
         torch.autograd.grad(head(x).sum(), x, create_graph=True)
 
 
+def test_many_backward_passes_at_once_are_refused_in_words():
+    _, head, x = pair("even")
+    with pytest.raises(RuntimeError, match="no vectorized gradients: build the head with impl='reference'"):
+        torch.autograd.functional.jacobian(lambda x: head(x).sum(0), x.float(), vectorize=True)
+
+
 def test_checkpointing_draws_the_same_mask_again():
     _, head, x = pair("even", drop_rate=0.5)
     grads = []
@@ -339,14 +394,15 @@ def test_training_never_holds_what_the_reference_holds():
 
 @pytest.mark.skipif(not compiled.has_compiler(), reason="needs a C++ compiler")
 @pytest.mark.parametrize("drop_rate", [0.0, 0.3])
-def test_the_compiled_pointwise_part_is_the_plain_one(drop_rate):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_the_compiled_pointwise_part_is_the_plain_one(drop_rate, dtype, tolerance):
     _, plain, x = pair("even", drop_rate=drop_rate)
     _, fast, _ = pair("even", "compile", drop_rate=drop_rate)
     results = []
     for head in (plain, fast):
         torch.manual_seed(4)
-        results.append(gradients(head, x.float()))
-    assert_close(results[1], results[0], 1e-5)
+        results.append(gradients(head.to(dtype), x.to(dtype)))
+    assert_close(results[1], results[0], tolerance)
 
 
 def test_without_a_compiler_compile_says_so():

@@ -61,6 +61,38 @@ assert abs(kept.mean() / 16 - 0.7) < 5 * (0.3 * 0.7 / (16 * kept.numel())) ** 0.
 assert abs(kept.var() / (16 * 0.3 * 0.7) - 1) < 0.1
 first.sum().backward()
 assert torch.allclose(head.value.bias.grad.view(2, 50), first.sum(0), rtol=1e-4)
+
+# A fused head takes the kernel where it is the best there is.
+from noah.heads.kernels import BEST
+head = NOAH(21, 11, 3, 0.3).eval()
+x = torch.randn(2, 21, 3, 2)
+expected = head(x)
+BEST["cpu"] = "triton"
+with torch.no_grad():
+    assert torch.allclose(head.fuse()(x), expected, atol=1e-5)
+    assert torch.allclose(head.fuse().double()(x.double()).float(), expected, atol=1e-5)
+
+# By name and by itself, under autocast, and what it refuses.
+from noah.heads.kernels import DEVICES
+DEVICES["triton"] = "cpu"
+x.requires_grad_()
+for impl in ("triton", "auto"):
+    lean = NOAH(21, 11, 3, 0.3, impl=impl).eval()
+    lean.load_state_dict(head.state_dict())
+    assert torch.allclose(lean(x), expected, atol=1e-5)
+    with torch.autocast("cpu", torch.float16):
+        half = lean(x)
+    assert half.dtype == torch.float16 and torch.allclose(half.float(), expected, atol=2e-2)
+    half.float().sum().backward()
+    assert lean.query.weight.grad.dtype == torch.float32
+    for refused, settings in (("second derivatives", {"create_graph": True}), ("vectorized", {"vectorize": True})):
+        try:
+            torch.autograd.functional.jacobian(lambda x: lean(x).sum(0), x.detach(), **settings)
+        except RuntimeError as error:
+            assert refused in str(error)
+        else:
+            raise AssertionError(refused)
+assert torch.backends.cuda.matmul.allow_tf32 is False
 print("agree")
 """
 

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from noah.heads.checks import check_choice
 from noah.heads.kernels import compiled, pointwise, reference, tiles
+from noah.heads.kernels.refusals import check_dtypes
 
 
 def _triton(*arguments, **settings) -> Tensor:
@@ -35,7 +36,6 @@ IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
 DEVICES = {"cpu": "cpu", "compile": "cpu", "triton": "cuda"}
 """Where each lean implementation runs."""
 BEST = {"cpu": "cpu", "cuda": "triton"}
-"""What `auto` takes on each device; elsewhere, and without triton, the reference."""
 
 
 def choose(impl: str, *, paper: bool) -> Callable[..., Tensor]:
@@ -65,12 +65,18 @@ def _forward(impl: str, x: Tensor, query: nn.Conv2d, value: nn.Conv2d, **setting
         return reference.forward(x, query, value, **settings)
     device = x.device.type
     if impl == "auto":
-        impl = BEST.get(device, "reference")
-        if impl == "triton" and find_spec("triton") is None:
-            impl = "reference"
+        impl = best(device)
     elif device != DEVICES[impl]:
         raise ValueError(f"impl is '{impl}' and the features are on {device}, expected {DEVICES[impl]}")
+    if impl != "reference":
+        check_dtypes(x, query.weight, value.weight)
     return IMPLEMENTATIONS[impl](x, query, value, **settings)
+
+
+def best(device: str) -> str:
+    """What `auto` takes on a device; where nothing serves, and without triton, the reference."""
+    impl = BEST.get(device, "reference")
+    return "reference" if impl == "triton" and find_spec("triton") is None else impl
 
 
 def wants_plain_operations(x: Tensor) -> bool:

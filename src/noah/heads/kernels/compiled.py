@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from noah.heads.kernels import pointwise, tiles
 
+MOST_VERSIONS = 64
+"""Beyond its own limit torch would go on uncompiled."""
+
 
 def forward(x: Tensor, query: nn.Conv2d, value: nn.Conv2d, **settings) -> Tensor:
     """As `reference.forward`, for the paper's switches.
@@ -34,4 +37,7 @@ def has_compiler() -> bool:
 def _compiled() -> tiles.Pointwise:
     if not has_compiler():
         raise ValueError("impl is 'compile', which needs a C++ compiler and found none, expected cpu")
-    return tiles.Pointwise(torch.compile(pointwise.pool), torch.compile(pointwise.pool_backward))
+    # One version for each shape: which one runs, and how it rounds, does not depend on the shapes seen before.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VERSIONS)
+    functions = (torch.compile(f, dynamic=False) for f in (pointwise.pool, pointwise.pool_backward))
+    return tiles.Pointwise(*functions)

@@ -1,8 +1,8 @@
 """Matrix products of CPU tensors, by the faster of the two libraries that torch brings.
 
 `torch.mm` hands float32 to MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN uses AVX-512 wherever it
-is, and takes strided operands as they are; torch reaches it for float32 through the operator that Inductor calls for
-linear layers. On a Zen 5 it is twice as fast.
+is; torch reaches it for float32 through the operator that Inductor calls for linear layers. On a Zen 5 it is twice as
+fast.
 """
 
 import torch
@@ -28,8 +28,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias.
 
     Args:
-        x: (R, K). Its rows, or its columns, lie contiguously in memory; not the columns of both `x` and `weight`, which
-            oneDNN has no fast path for.
+        x: (R, K). Copied unless it is contiguous, which is little against the product.
         weight: (M, K), of the same dtype.
         bias: (M,).
 
@@ -42,5 +41,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of (R, K) and (K, M), where the rows of `b` lie contiguously in memory."""
+    """a @ b of (R, K) and (K, M)."""
     return linear(a, b.t())

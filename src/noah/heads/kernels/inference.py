@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from noah.heads.kernels import pointwise, tiles, wants_plain_operations
+from noah.heads.kernels import best, pointwise, tiles, wants_plain_operations
+from noah.heads.kernels.refusals import check_dtypes
 from noah.heads.positions import as_map
 
 _POINTWISE = tiles.Pointwise(pointwise.pool, pointwise.pool_backward)
@@ -42,15 +43,19 @@ class FusedNOAH(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = as_map(x, self.in_features).flatten(2).transpose(1, 2)
-        if x.device.type != "cpu" or wants_plain_operations(x) or (torch.is_grad_enabled() and x.requires_grad):
+        check_dtypes(x, self.key_weight, self.value_weight)
+        impl = best(x.device.type)
+        if wants_plain_operations(x) or (torch.is_grad_enabled() and x.requires_grad):
+            impl = "reference"
+        if impl == "reference" or (impl == "triton" and x.dtype == torch.float64):
             keys, values = x.split([self.num_heads * w.shape[1] for w in (self.key_weight, self.value_weight)], 2)
             attention = _project(keys, self.key_weight).softmax(2)
             return (attention * _project(values, self.value_weight)).sum((1, 2)) + self.bias
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        weights = (w.transpose(1, 2).to(dtype) for w in (self.key_weight, self.value_weight))
-        with torch.autocast("cpu", enabled=False):
-            x, weights = x.to(dtype), list(weights)
-            heads = tiles.pool_all(x, *weights, None, None, 0.0, tiles.must_shift(x, weights[0]), _POINTWISE)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        weights = [w.transpose(1, 2).to(dtype) for w in (self.key_weight, self.value_weight)]
+        with torch.autocast(device, enabled=False):
+            heads = (_on_gpu if impl == "triton" else _on_cpu)(x.to(dtype), *weights)
             return (heads.sum(1) + self.bias).to(dtype)
 
     def attention_maps(self, x: Tensor) -> Tensor:
@@ -68,6 +73,17 @@ class FusedNOAH(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.num_classes}, num_heads={self.num_heads}"
+
+
+def _on_cpu(x: Tensor, key_weight: Tensor, value_weight: Tensor) -> Tensor:
+    return tiles.pool_all(x, key_weight, value_weight, None, None, 0.0, tiles.must_shift(x, key_weight), _POINTWISE)
+
+
+def _on_gpu(x: Tensor, key_weight: Tensor, value_weight: Tensor) -> Tensor:
+    from noah.heads.kernels import triton_kernels
+
+    # Without dropout no bias is read.
+    return triton_kernels.pool_all(x, key_weight, value_weight, bias=key_weight, seed=0, drop_rate=0.0)[0]
 
 
 def _project(x: Tensor, weight: Tensor) -> Tensor:

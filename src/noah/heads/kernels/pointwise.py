@@ -27,25 +27,25 @@ def keep_mask(seed: Tensor, shape: torch.Size, drop_rate: float, dtype: torch.dt
         seed: (2,) int32, random. Adding one word before and one between the rounds keeps tiles independent.
         shape: Of the mask; below 2**32 elements.
     """
-    hashed = _counter(shape.numel()) + seed[0]
+    hashed = _counter(shape.numel(), seed.device) + seed[0]
     shifted = torch.bitwise_right_shift(hashed, 16)
     hashed.bitwise_xor_(shifted.bitwise_and_(0xFFFF)).mul_(0x7FEB352D).add_(seed[1])
     torch.bitwise_right_shift(hashed, 15, out=shifted)
     hashed.bitwise_xor_(shifted.bitwise_and_(0x1FFFF)).mul_(-2073254261)
-    keep = torch.empty(shape, dtype=dtype)
+    keep = torch.empty(shape, dtype=dtype, device=seed.device)
     return torch.ge(hashed.view(shape), round(drop_rate * 2**32) - 2**31, out=keep)
 
 
 @lru_cache(maxsize=2)  # of whole tiles, and of the last one
-def _counter(numbers: int) -> Tensor:
-    return torch.arange(numbers, dtype=torch.int32).mul_(GOLDEN)
+def _counter(numbers: int, device: torch.device) -> Tensor:
+    return torch.arange(numbers, dtype=torch.int32, device=device).mul_(GOLDEN)
 
 
 def pool(k: Tensor, v: Tensor, keep: Tensor | None, shift: bool) -> Tensor:
     """sum_l softmax_l(k) * v * keep.
 
     Args:
-        k: Key logits times `LOG2_E`, (b, L, M). May be overwritten.
+        k: Key logits, (b, L, M), times `LOG2_E` unless in half precision. May be overwritten.
         v: Values, (b, L, M).
         keep: Dropout mask, (b, L, M), or None.
         shift: Whether some 2**k, or their sum, may be too large or too small for a number.
@@ -86,5 +86,6 @@ def _powers(k: Tensor, shift: bool) -> Tensor:
     Powers of two, because eager torch has MKL compute e**x, which takes four times as long on processors that are not
     Intel's.
     """
-    k = k.to(torch.promote_types(k.dtype, torch.float32))
+    if k.itemsize < 4:
+        k = k.to(torch.float32).mul_(LOG2_E)
     return (k.sub_(k.amax(1, keepdim=True)) if shift else k).exp2_()

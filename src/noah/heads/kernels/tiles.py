@@ -15,13 +15,14 @@ from torch.amp import custom_bwd, custom_fwd
 
 from noah.heads.kernels.gemm import linear, matmul
 from noah.heads.kernels.pointwise import LOG2_E, keep_mask
+from noah.heads.kernels.refusals import check_backward
 
 TILE_NUMBERS = 392_000
 """Keys, and as many values, of one tile at most, unless one image has more: 1.6 MB each. Of smaller ones the products
 are slow; larger ones leave the caches."""
 
-HIGHEST_POWER = 60.0
-"""Up to here 2**k and 2**-k are far from the ends of float32, and so are their sums and products."""
+HIGHEST_POWER = 40.0
+"""Up to here 2**k and 2**-k are so far from the ends of float32 that values and gradients of 1e20 cannot get there."""
 
 CHANNELS = 128
 """Channels of a weight whose gradient is computed at once."""
@@ -64,7 +65,7 @@ def forward(
 def draw_seeds(x: Tensor, weight: Tensor) -> Tensor:
     """Two random words for each tile, (tiles, N, 2), from torch's default generator."""
     shape = (len(_slices(x, weight)), len(weight), 2)
-    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32)
+    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=x.device)
 
 
 def _slices(x: Tensor, weight: Tensor) -> list[slice]:
@@ -123,13 +124,15 @@ def _rows(x: Tensor, images: slice, part: slice) -> Tensor:
 
 
 def _key_rows(x: Tensor, images: slice, part: slice) -> Tensor:
-    """`_rows` times LOG2_E, so that softmax is of powers of two."""
+    """`_rows`, times LOG2_E so that softmax is of powers of two; half precision has its logits multiplied instead."""
+    if x.itemsize < 4:
+        return _rows(x, images, part)
     keys = x[images, :, part]
     return torch.mul(keys, LOG2_E, out=keys.new_empty(keys.shape)).view(-1, keys.shape[2])
 
 
 def _sums(d_weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros (channels, M) to add tiles to: transposed, because of the operands that are fast, and never less than
+    """Zeros (channels, M) to add tiles to: transposed, so that no tile has to be copied, and never less than
     float32. They lie where the gradient (M, channels) itself will, if that is of this dtype."""
     shape = d_weight.shape[::-1]
     return d_weight.view(shape).zero_() if d_weight.dtype == dtype else d_weight.new_zeros(shape, dtype=dtype)
@@ -153,13 +156,13 @@ class _Tiles(torch.autograd.Function):
     @staticmethod
     @custom_bwd(device_type="cpu")
     def backward(ctx, grad):
-        if torch.is_grad_enabled():
-            raise RuntimeError("this NOAH kernel has no second derivatives: build the head with impl='reference'")
+        check_backward(grad)
         x, key_weight, value_weight, bias, seeds, pooled = ctx.saved_tensors
         drop_rate, shift, pointwise = ctx.settings
         L = x.shape[1]
         N, M, _ = key_weight.shape
-        dx, d_key_weight, d_value_weight = (torch.empty_like(t) for t in (x, key_weight, value_weight))
+        dx = torch.empty_like(x)
+        d_key_weight, d_value_weight = (t.new_empty(t.shape) for t in (key_weight, value_weight))
         d_bias = None if bias is None else torch.zeros_like(bias, dtype=pooled.dtype)
         for n in range(N):
             key_part, value_part = _parts(n, key_weight, value_weight)

@@ -5,6 +5,9 @@ maximum, sum of exponentials, and sum of exponentials times values), so keys and
 backward pass computes them again, head by head, and leaves the products with features and weights to cuBLAS.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import triton
 import triton.language as tl
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 
 from noah.heads.kernels import reference
+from noah.heads.kernels.refusals import check_backward
 
 CONFIGS = [
     triton.Config({"BLOCK_L": rows, "BLOCK_M": classes, "BLOCK_C": channels}, num_warps=warps, num_stages=stages)
@@ -26,10 +30,14 @@ CONFIGS = [
 if triton.knobs.runtime.interpret:  # on a CPU there is nothing to tune, nor a clock to tune by
     CONFIGS = CONFIGS[:1]
 _autotune = triton.autotune(CONFIGS, key=["L", "M", "KEY_WIDTH", "VALUE_WIDTH"])
+_jit = triton.jit(do_not_specialize=["seed", "n"])  # else some of their values compile anew
 
 
 @triton.jit
-def _project(x, weight, at, m, L, M, step_l, step_c, WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, TF32: tl.constexpr):
+def _project(
+    x, weight, at, m, L, M, step_l, step_c, step_wm, step_wc,
+    WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, TF32: tl.constexpr,
+):  # fmt: skip
     """(positions `at`, classes m) of x @ weight.T for x (L, WIDTH) and weight (M, WIDTH)."""
     product = tl.zeros((at.shape[0], m.shape[0]), tl.float32)
     for start in range(0, WIDTH, BLOCK_C):
@@ -38,7 +46,9 @@ def _project(x, weight, at, m, L, M, step_l, step_c, WIDTH: tl.constexpr, BLOCK_
             x + at[:, None] * step_l + c[None, :] * step_c, mask=(at < L)[:, None] & (c < WIDTH)[None, :], other=0.0
         )
         columns = tl.load(
-            weight + m[None, :] * WIDTH + c[:, None], mask=(m < M)[None, :] & (c < WIDTH)[:, None], other=0.0
+            weight + m[None, :] * step_wm + c[:, None] * step_wc,
+            mask=(m < M)[None, :] & (c < WIDTH)[:, None],
+            other=0.0,
         )
         product += tl.dot(rows, columns, input_precision="tf32" if TF32 else "ieee")
     return product
@@ -52,9 +62,10 @@ def _keep(seed, stream, at, m, M, drop_rate):
 
 
 @_autotune
-@triton.jit
+@_jit
 def _forward_kernel(
     x, key_weight, value_weight, bias, pooled, lse, seed, drop_rate, L, M, step_b, step_l, step_c,
+    step_kn, step_km, step_kc, step_vn, step_vm, step_vc,
     N: tl.constexpr, KEY_WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, DROP: tl.constexpr, TF32: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -69,9 +80,24 @@ def _forward_kernel(
         weighted = tl.zeros((BLOCK_M,), tl.float32)
         for start in range(0, L, BLOCK_L):
             at = start + tl.arange(0, BLOCK_L)
-            k = _project(keys, key_weight + n * M * KEY_WIDTH, at, m, L, M, step_l, step_c, KEY_WIDTH, BLOCK_C, TF32)
+            k = _project(
+                keys, key_weight + n * step_kn, at, m, L, M, step_l, step_c, step_km, step_kc,
+                KEY_WIDTH, BLOCK_C, TF32,
+            )  # fmt: skip
             v = _project(
-                values, value_weight + n * M * VALUE_WIDTH, at, m, L, M, step_l, step_c, VALUE_WIDTH, BLOCK_C, TF32
+                values,
+                value_weight + n * step_vn,
+                at,
+                m,
+                L,
+                M,
+                step_l,
+                step_c,
+                step_vm,
+                step_vc,
+                VALUE_WIDTH,
+                BLOCK_C,
+                TF32,
             )
             if DROP:
                 v += tl.load(bias + n * M + m, mask=m < M, other=0.0).to(tl.float32)[None, :]
@@ -89,10 +115,10 @@ def _forward_kernel(
 
 
 @_autotune
-@triton.jit
+@_jit
 def _backward_kernel(
     x, key_weight, value_weight, bias, pooled, lse, grad, dk, dv, seed, drop_rate, n, L, M,
-    step_b, step_l, step_c,
+    step_b, step_l, step_c, step_kn, step_km, step_kc, step_vn, step_vm, step_vc,
     N: tl.constexpr, KEY_WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, DROP: tl.constexpr, TF32: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -106,9 +132,24 @@ def _backward_kernel(
     g = tl.load(grad + head, mask=m < M, other=0.0)
     for start in range(0, L, BLOCK_L):
         at = start + tl.arange(0, BLOCK_L)
-        k = _project(keys, key_weight + n * M * KEY_WIDTH, at, m, L, M, step_l, step_c, KEY_WIDTH, BLOCK_C, TF32)
+        k = _project(
+            keys, key_weight + n * step_kn, at, m, L, M, step_l, step_c, step_km, step_kc,
+            KEY_WIDTH, BLOCK_C, TF32,
+        )  # fmt: skip
         v = _project(
-            values, value_weight + n * M * VALUE_WIDTH, at, m, L, M, step_l, step_c, VALUE_WIDTH, BLOCK_C, TF32
+            values,
+            value_weight + n * step_vn,
+            at,
+            m,
+            L,
+            M,
+            step_l,
+            step_c,
+            step_vm,
+            step_vc,
+            VALUE_WIDTH,
+            BLOCK_C,
+            TF32,
         )
         d_value = tl.exp(k - normaliser[None, :]) * g[None, :]
         if DROP:
@@ -151,21 +192,52 @@ def _launch(kernel, x, key_weight, value_weight, bias, *tensors, seed, drop_rate
     N, M, key_width = key_weight.shape
     if not B:
         return
+    of_key, of_value = (dict(zip(names, w.stride(), strict=True)) for names, w in (
+        (("step_kn", "step_km", "step_kc"), key_weight), (("step_vn", "step_vm", "step_vc"), value_weight)
+    ))  # fmt: skip
     kernel[lambda config: (B, triton.cdiv(M, config["BLOCK_M"]))](
         x, key_weight, value_weight, bias, *tensors, seed, drop_rate, **arguments, L=L, M=M,
-        step_b=x.stride(0), step_l=x.stride(1), step_c=x.stride(2), N=N, KEY_WIDTH=key_width,
-        VALUE_WIDTH=value_weight.shape[2], DROP=drop_rate > 0, TF32=torch.backends.cuda.matmul.allow_tf32,
+        step_b=x.stride(0), step_l=x.stride(1), step_c=x.stride(2), **of_key, **of_value, N=N,
+        KEY_WIDTH=key_width, VALUE_WIDTH=value_weight.shape[2], DROP=drop_rate > 0,
+        TF32=torch.backends.cudnn.allow_tf32,
     )  # fmt: skip
+
+
+def pool_all(x, key_weight, value_weight, bias, seed: int, drop_rate: float) -> tuple[Tensor, Tensor]:
+    """What the heads say, before the value bias where nothing is dropped, and the logarithms of their softmax's sums.
+
+    Args:
+        x: (B, L, C), not float64.
+        key_weight, value_weight: (N, M, channels of one head).
+        bias: (N, M), contiguous; read only where values are dropped.
+
+    Returns:
+        Both (B, N, M), float32.
+    """
+    pooled = x.new_empty(len(x), *key_weight.shape[:2], dtype=torch.float32)
+    lse = torch.empty_like(pooled)
+    _launch(_forward_kernel, x, key_weight, value_weight, bias, pooled, lse, seed=seed, drop_rate=drop_rate)
+    return pooled, lse
+
+
+@contextmanager
+def _tf32_of_convolutions() -> Iterator[None]:
+    """What this head computes are convolutions, so that cuDNN's switch says whether float32 may be multiplied as TF32.
+    It is on unless somebody turns it off; that of matrix products is off."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cuda")
     def forward(ctx, key_bias, x, key_weight, value_weight, bias, seed, drop_rate):
-        pooled = x.new_empty(len(x), *key_weight.shape[:2], dtype=torch.float32)
-        lse = torch.empty_like(pooled)
-        key_weight, value_weight, bias = (t.contiguous() for t in (key_weight, value_weight, bias))
-        _launch(_forward_kernel, x, key_weight, value_weight, bias, pooled, lse, seed=seed, drop_rate=drop_rate)
+        bias = bias.contiguous()
+        pooled, lse = pool_all(x, key_weight, value_weight, bias, seed, drop_rate)
         ctx.save_for_backward(x, key_weight, value_weight, bias, pooled, lse)
         ctx.seed, ctx.drop_rate = seed, drop_rate
         return pooled
@@ -173,8 +245,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     @custom_bwd(device_type="cuda")
     def backward(ctx, grad):
-        if torch.is_grad_enabled():
-            raise RuntimeError("this NOAH kernel has no second derivatives: build the head with impl='reference'")
+        check_backward(grad)
         x, key_weight, value_weight, bias, pooled, lse = ctx.saved_tensors
         B, L, C = x.shape
         N, M, ck = key_weight.shape
@@ -182,7 +253,9 @@ class _Fused(torch.autograd.Function):
         rows, grad = x.reshape(-1, C), grad.contiguous()
         dk, dv = (x.new_empty(B * L, M) for _ in range(2))
         dx = torch.empty_like(rows)
-        d_key, d_value, d_bias = (torch.empty_like(t) for t in (key_weight, value_weight, bias))
+        d_key, d_value, d_bias = (
+            torch.empty_like(t, memory_format=torch.contiguous_format) for t in (key_weight, value_weight, bias)
+        )
         for n in range(N):
             _launch(
                 _backward_kernel, x, key_weight, value_weight, bias, pooled, lse, grad, dk, dv,
@@ -193,8 +266,9 @@ class _Fused(torch.autograd.Function):
                 (dv, value_weight, d_value, N * ck + n * cv),
             ):
                 part = slice(start, start + weight.shape[2])
-                torch.mm(gradient, weight[n], out=dx[:, part])
-                torch.mm(gradient.t(), rows[:, part], out=d_weight[n])
+                with _tf32_of_convolutions():
+                    torch.mm(gradient, weight[n], out=dx[:, part])
+                    torch.mm(gradient.t(), rows[:, part], out=d_weight[n])
             d_bias[n] = dv.sum(0)
         # Without dropout the bias is added outside of this function.
         return (
