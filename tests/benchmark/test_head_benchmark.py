@@ -1,3 +1,4 @@
+import ctypes
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -13,39 +14,42 @@ from noah.benchmark.memory import set_memory
 from noah.cli import app
 from noah.heads.kernels.compiled import has_compiler
 
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 NOTHING = {"impls": [], "batches": [1], "dtypes": [], "rounds": 1, "threads": 1, "channels_last": False}
 TINY = head.Shape(channels=16, num_heads=2, key_ratio=0.5, side=3, num_classes=7)
 
 
 def test_ours_and_the_official_formulation_agree_and_everything_is_measured():
-    results = head.benchmark_head({"tiny": TINY}, ["cpu"], batches=[4, 1], dtypes=["fp32", "bf16"], rounds=2)
+    impls = ["cpu", head.FUSED]
+    results = head.benchmark_head({"tiny": TINY}, impls, batches=[4, 1], dtypes=["fp32", "bf16"], rounds=2)
     assert len(results) == 2 * (3 + 1)  # training at the larger batch only
     for result in results:
         assert max(result["difference"].values()) < (1e-5 if result["dtype"] == "fp32" else 2e-2)
-        measured = {"official", "cpu", *([head.PRODUCT] if result["task"] == "inference" else [])}
+        measured = {"official", "cpu", *([head.FUSED, head.PRODUCT] if result["task"] == "inference" else [])}
         assert set(result["times"]) == set(result["peak_mib"]) == measured
         assert all(0 < low <= mid <= high for low, mid, high in (t["wall_s"] for t in result["times"].values()))
         assert all(peak > 0 for peak in result["peak_mib"].values())
         assert set(result["roof_share"]) == measured
-    assert len(head_report.table_of(results)) == 1 + 2 * len(results) + 2 * 2
+    assert len(head_report.table_of(results)) == 1 + 2 * len(results) + 2 * (2 + 2)
 
 
-@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+@needs_compiler
 def test_the_compiled_official_formulation_is_the_official_one():
     heads, x = head.build(TINY, [head.INDUCTOR], 0.0, torch.float32), torch.randn(3, 16, 3, 3)
     assert set(heads) == {"official", head.INDUCTOR}
     assert head.differences(heads, x)[head.INDUCTOR] < 1e-5
 
 
-def test_training_gradients_are_the_official_ones():
+@pytest.mark.parametrize("impl", ["cpu", pytest.param("compile", marks=needs_compiler)])
+def test_training_gradients_are_the_official_ones(impl):
     torch.manual_seed(0)
-    heads, x = head.build(TINY, ["cpu"], 0.0, torch.float32), torch.randn(3, 16, 3, 3)
+    heads, x = head.build(TINY, [impl], 0.0, torch.float32), torch.randn(3, 16, 3, 3)
     for module in heads.values():
         module(x).square().sum().backward()
     for name in ("query.weight", "value.weight", "value.bias"):
         torch.testing.assert_close(
-            heads["cpu"].get_parameter(name).grad, heads["official"].get_parameter(name).grad, rtol=1e-4, atol=1e-5
+            heads[impl].get_parameter(name).grad, heads["official"].get_parameter(name).grad, rtol=1e-4, atol=1e-5
         )
 
 
@@ -82,6 +86,9 @@ def test_an_unknown_shape_device_or_policy_is_refused_in_words(tmp_path):
 @pytest.mark.skipif(
     HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text(), reason="the system hands out huge pages"
 )
+@pytest.mark.skipif(
+    HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text(), reason="the system hands out huge pages"
+)
 @pytest.mark.parametrize(("policy", "mebibytes", "expected"), [("usual", 16, 0), ("usual", 48, 1), ("kept", 48, 0)])
 def test_the_policies_of_memory_are_what_they_say(policy, mebibytes, expected):
     """Each in a process of its own: a policy holds until its process ends."""
@@ -90,10 +97,14 @@ def test_the_policies_of_memory_are_what_they_say(policy, mebibytes, expected):
 
 
 def share_that_is_new(policy, mebibytes):
-    """Of the memory of one tensor, when as large a one was freed before."""
+    """Of a block of memory, when as large a one was freed before."""
     set_memory(policy)
+    library, size = ctypes.CDLL(None), mebibytes * 2**20
+    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
     for _ in range(3):
         faults = getrusage(RUSAGE_SELF).ru_minflt
-        torch.ones(mebibytes * 2**18)
-        share = (getrusage(RUSAGE_SELF).ru_minflt - faults) * getpagesize() / (mebibytes * 2**20)
+        block = library.malloc(ctypes.c_size_t(size))
+        ctypes.memset(block, 1, size)
+        library.free(block)
+        share = (getrusage(RUSAGE_SELF).ru_minflt - faults) * getpagesize() / size
     return share

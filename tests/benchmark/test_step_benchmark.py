@@ -5,7 +5,7 @@ import torch
 from typer.testing import CliRunner
 
 from noah.benchmark import step, switches
-from noah.benchmark.step import benchmark_steps, published, step_arms
+from noah.benchmark.step import benchmark_step, published, step_arms
 from noah.benchmark.switches import switch_arms
 from noah.cli import app
 
@@ -19,7 +19,7 @@ def test_all_26_published_rows_are_there():
 
 @pytest.mark.parametrize("backbone", ["mobilenetv2-w0.35", "deit_tiny-w0.5", "gmlp_tiny-w0.5"])
 def test_ours_and_the_official_formulation_take_the_same_steps(backbone):
-    (result,) = benchmark_steps([backbone], ["cpu"], 1, **TINY)
+    result = benchmark_step(backbone, ["cpu"], 1, **TINY)
     assert set(result["times"]) == {"gap", "official", "cpu"}
     assert result["difference"]["cpu"] < 1e-4
     arms, _ = step_arms(backbone, ["cpu"], **TINY)
@@ -33,13 +33,23 @@ def test_large_backbones_without_a_goal_see_fewer_images():
         name: step_arms(name, [], num_classes=10)[1] for name in ("mobilenetv2-w0.35", "resnet18-w1", "resnet50-w1")
     }
     assert batches == {"mobilenetv2-w0.35": 16, "resnet18-w1": 16, "resnet50-w1": 2}
-    assert step.default_batch("resnet50-w1", None, torch.device("cuda")) == 256
+    assert step.default_batch("resnet50-w1", None, "cuda") == 256
 
 
-def test_the_table_of_a_gpu_counts_wall_time_and_has_one_goal():
-    times = {"gap": {"wall_s": [0.01] * 3}, "triton": {"wall_ratio": [0.96, 0.98, 1.0]}}
-    _, row = step.step_table([{"backbone": "resnet50-w1", "batch": 256, "times": times}], "wall")
-    assert row == ["resnet50-w1", "256", "10", "1.02 (1.00-1.04)", "1.03"]
+def test_goals_stand_only_where_they_were_set():
+    def goals(device="cpu", batch=16, **settings):
+        times = {"gap": {}, "cpu": {}, "compile": {}}
+        for clock in ("cpu", "wall"):
+            times["gap"][f"{clock}_s"] = [0.01] * 3
+            times["cpu"][f"{clock}_ratio"] = times["compile"][f"{clock}_ratio"] = [0.96, 0.98, 1.0]
+        found = [{"backbone": b, "batch": batch, "times": times} for b in ("resnet18-w1", "resnet50-w1")]
+        header, *rows = step.step_table(found, device, **settings)
+        assert rows[0][:4] == ["resnet18-w1", str(batch), "10", "1.02 (1.00-1.04)"]
+        return header[-1], [row[-1] for row in rows]
+
+    assert goals() == ("goal, compile", ["1.05", ""])
+    assert goals(batch=8) == goals(plain=False) == ("goal, compile", ["", ""])
+    assert goals("cuda", batch=256, plain=False) == ("goal, triton", ["1.03", "1.03"])
 
 
 def test_a_step_takes_the_switches_of_a_recipe():
@@ -52,9 +62,10 @@ def test_a_step_takes_the_switches_of_a_recipe():
 
 
 def test_switches_change_the_speed_and_hardly_the_loss():
-    names = ["plain", "fused", "channels_last", "bf16"]
+    names = ["plain", "accumulate", "fused", "channels_last", "bf16"]
     first = {name: arm() for name, arm in switch_arms("deit_tiny-w0.5", names, **TINY).items()}
     assert first["fused"] == first["plain"]
+    assert first["accumulate"] == pytest.approx(first["plain"], rel=1e-5)
     assert first["channels_last"] == pytest.approx(first["plain"], rel=1e-4)
     assert first["bf16"] == pytest.approx(first["plain"], rel=0.1)
 

@@ -1,6 +1,5 @@
 """`noah benchmark`: each verb measures one thing of this package against what others do."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ def benchmark() -> None:
 def head(
     shape: Annotated[list[str] | None, typer.Option(help="mobilenetv2, resnet50, resnet18 or deit_tiny; all.")] = None,
     impl: Annotated[
-        list[str] | None, typer.Option(help="cpu, compile, triton, or inductor: the official one compiled.")
+        list[str] | None, typer.Option(help="cpu, compile, triton, fused, or inductor: the official one compiled.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a call; 64 (GPU: 256) and 1.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="fp32 or bf16; both.")] = None,
@@ -39,12 +38,12 @@ def head(
     \b
     Example: noah benchmark head --shape mobilenetv2 --impl cpu --rounds 5
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from noah.benchmark.head import DTYPES, SHAPES
     from noah.benchmark.head_report import run
     from noah.heads.kernels.compiled import has_compiler
 
     here = ["cpu", *(["compile"] if has_compiler() else [])] if device == "cpu" else ["triton", "inductor"]
+    here.append("fused")
     settings = {"rounds": rounds, "threads": threads, "channels_last": channels_last, "memory": memory}
     batches = batch or [64 if device == "cpu" else 256, 1]
     shapes, dtypes = shape or list(SHAPES), dtype or list(DTYPES)

@@ -25,6 +25,8 @@ TASKS = {"inference": (False, 0.0), "training": (True, 0.0), "training, dropout"
 """Name to (whether gradients are computed, rate of value dropout)."""
 INDUCTOR = "inductor"
 """The official formulation as torch.compile has it."""
+FUSED = "fused"
+"""What `NOAH.fuse()` makes of a head."""
 PRODUCT = "one product"
 """What inference cannot do without: the name of `product` in results."""
 
@@ -37,13 +39,13 @@ def benchmark_head(
     dtypes: list[str],
     rounds: int,
     channels_last: bool = False,
-    device: torch.device = torch.device("cpu"),
+    device: str = "cpu",
 ) -> list[dict]:
     """Measure `impls` against `Official`, which has the same weights and features.
 
     Args:
         shapes: As `SHAPES`.
-        impls: Names of `noah.heads.kernels.IMPLEMENTATIONS`, or INDUCTOR.
+        impls: Names of `noah.heads.kernels.IMPLEMENTATIONS`, INDUCTOR or FUSED, of which the last only infers.
         batches: Images of a call. Training is measured with the largest.
         dtypes: Names of `DTYPES`, of weights and features.
         rounds: See `measure`.
@@ -57,7 +59,7 @@ def benchmark_head(
     found = []
     for shape_name, shape in shapes.items():
         for dtype in dtypes:
-            roof = measure_roof(device, DTYPES[dtype])
+            roof = measure_roof(torch.device(device), DTYPES[dtype])
             for batch in batches:
                 x = torch.randn(batch, shape.channels, shape.side, shape.side, device=device)
                 layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -66,7 +68,8 @@ def benchmark_head(
                     if trains and batch < max(batches):
                         continue
                     torch._dynamo.reset()  # else what is compiled for many shapes becomes one for any, and then none
-                    heads = {name: h.to(device) for name, h in build(shape, impls, drop_rate, DTYPES[dtype]).items()}
+                    wanted = [impl for impl in impls if not (trains and impl == FUSED)]
+                    heads = {name: h.to(device) for name, h in build(shape, wanted, drop_rate, DTYPES[dtype]).items()}
                     calls = {name: caller(head, x, trains) for name, head in heads.items()}
                     if not trains:
                         calls[PRODUCT] = product(shape, x)
@@ -78,7 +81,7 @@ def benchmark_head(
                             "batch": batch,
                             "task": task,
                             "times": times,
-                            "peak_mib": {name: peak_mib(call, device) for name, call in calls.items()},
+                            "peak_mib": {name: peak_mib(call, x.device) for name, call in calls.items()},
                             "roof_share": {name: roof.share(needed, t["wall_s"][1]) for name, t in times.items()},
                             "difference": differences(heads, x),
                         }
@@ -94,10 +97,10 @@ def build(shape: Shape, impls: list[str], drop_rate: float, dtype: torch.dtype) 
         if impl == INDUCTOR:
             heads[impl] = torch.compile(copy.deepcopy(official))
             continue
-        heads[impl] = NOAH(
-            shape.channels, shape.num_classes, shape.num_heads, shape.key_ratio, drop_rate=drop_rate, impl=impl
-        )
-        heads[impl].load_state_dict(official.state_dict())
+        arguments = shape.channels, shape.num_classes, shape.num_heads, shape.key_ratio, drop_rate
+        head = NOAH(*arguments, impl="auto" if impl == FUSED else impl)
+        head.load_state_dict(official.state_dict())
+        heads[impl] = head.eval().fuse() if impl == FUSED else head
     return {name: head.to(dtype) for name, head in heads.items()}
 
 

@@ -1,15 +1,14 @@
 """The head's benchmark setting by setting, each in a process of its own, and its table."""
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 
+from noah.benchmark.alone import alone
 from noah.benchmark.head import SHAPES, benchmark_head
 from noah.benchmark.interleaved import markdown, write
-from noah.benchmark.memory import POLICIES, set_memory
-from noah.benchmark.roof import check_device
+from noah.benchmark.memory import POLICIES
+from noah.benchmark.roof import check_device, gpu_name
 
 
 def run(
@@ -40,33 +39,20 @@ def run(
     if memory not in POLICIES:
         raise ValueError(f"memory is '{memory}', expected {' or '.join(POLICIES)}")
     settings = {"rounds": rounds, "channels_last": channels_last, "device": device}
+    own = {"threads": threads, "memory": memory if device == "cpu" else None}
     results = []
     for name in shapes:
         for dtype in dtypes:
-            arguments = ({name: SHAPES[name]}, impls), {"batches": batches, "dtypes": [dtype], **settings}
-            results += _alone(threads, memory, *arguments)
+            arguments = {name: SHAPES[name]}, impls
+            results += alone(benchmark_head, *arguments, batches=batches, dtypes=[dtype], **settings, **own)
     table = table_of(results, "cpu" if device == "cpu" else "wall")
     layout = "channels-last" if channels_last else "contiguous"
     title = f"The NOAH head against its official formulation, {layout} features"
-    title += f", {memory} memory" if device == "cpu" else f", {torch.cuda.get_device_name()}"
+    title += f", {memory} memory" if device == "cpu" else f", {gpu_name()}"
     settings |= {"memory": memory} if device == "cpu" else {}
     torch.set_num_threads(threads)  # which the report names
     write(out, "head", title, {**settings, "results": results}, table)
     return "\n".join(markdown(table))
-
-
-def _alone(threads: int, memory: str, arguments: tuple, settings: dict) -> list[dict]:
-    """`benchmark_head` in a new process: what a process did before decides how it gets its memory."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, threads, memory, arguments, settings).result()
-
-
-def _measure(threads: int, memory: str, arguments: tuple, settings: dict) -> list[dict]:
-    if settings["device"] == "cpu":  # CUDA has an allocator of its own
-        set_memory(memory)
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    return benchmark_head(*arguments, **settings | {"device": torch.device(settings["device"])})
 
 
 def table_of(results: list[dict], clock: str = "cpu") -> list[list[str]]:

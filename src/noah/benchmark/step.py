@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from noah.backbones import BACKBONES
+from noah.benchmark.alone import alone
 from noah.benchmark.interleaved import markdown, measure, write
 from noah.benchmark.official import Official, Shape
-from noah.benchmark.roof import check_device, wait_for
+from noah.benchmark.roof import check_device, gpu_name, wait_for
 from noah.config import Dataset, Recipe, Run
 from noah.engine.compiled import Parts, compiled
 from noah.engine.distributed import World
@@ -32,7 +33,6 @@ GPU_BATCH = 256
 GPU_GOAL = 1.03
 GMACS_PER_STEP = 8
 """Of a forward pass: larger backbones without a goal see fewer images, two at least."""
-CPU = torch.device("cpu")
 
 
 class OfficialHead(Official):
@@ -47,6 +47,12 @@ def published() -> list[str]:
     return [f"{name}-w{width:g}" for name, backbone in BACKBONES.items() for width in backbone.widths]
 
 
+def check_backbone(name: str) -> None:
+    """ValueError unless it is one of `published`."""
+    if name not in published():
+        raise ValueError(f"backbone is '{name}', expected one of {', '.join(published())}")
+
+
 def step_arms(
     backbone: str,
     impls: list[str],
@@ -55,7 +61,7 @@ def step_arms(
     image_size: int = 224,
     num_classes: int = 1000,
     dropout: bool = False,
-    device: torch.device = CPU,
+    device: str = "cpu",
     **switches,
 ) -> tuple[dict[str, Callable[[], float]], int]:
     """Training steps of one backbone with different heads, on the same random images; those of NOAH are equal.
@@ -70,8 +76,7 @@ def step_arms(
     Returns:
         What does one step and returns its loss: `gap`, `official` and one per implementation; and the batch.
     """
-    if backbone not in published():
-        raise ValueError(f"backbone is '{backbone}', expected one of {', '.join(published())}")
+    check_backbone(backbone)
     name, _, width = backbone.rpartition("-w")
     rate = BACKBONES[name].drop_rate if dropout else 0.0
     shape = {"width": float(width), "num_classes": num_classes, "img_size": image_size}
@@ -92,18 +97,20 @@ def step_arms(
     return {arm: step_of(run, model, images, device) for arm, model in models.items()}, batch
 
 
-def default_batch(backbone: str, model: Classifier, device: torch.device) -> int:
+def default_batch(backbone: str, model: Classifier, device: str) -> int:
     """On a GPU `GPU_BATCH`; else `LARGEST_BATCH` where there is a goal, and elsewhere as many images, from 2 on, as
     `GMACS_PER_STEP` allows."""
-    if device.type == "cuda":
+    if device == "cuda":
         return GPU_BATCH
     if backbone in GOALS:
         return LARGEST_BATCH
     return max(2, min(LARGEST_BATCH, int(GMACS_PER_STEP * 1e9 / count_macs(*model.on_meta())["macs"])))
 
 
-def step_of(run: Run, model: nn.Module, group: list[tuple], device: torch.device = CPU) -> Callable[[], float]:
-    """The trainer's step on the same images again and again; returns the loss before the update."""
+def step_of(run: Run, model: nn.Module, batch: tuple[Tensor, Tensor], device: str = "cpu") -> Callable[[], float]:
+    """The trainer's step on the same images and labels again and again; returns the loss before the update."""
+    group = [(*part, None) for part in zip(*(t.chunk(run.recipe.accumulate) for t in batch), strict=True)]
+    device = torch.device(device)
     model = model.to(device)
     if run.recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -133,36 +140,36 @@ def remember_first(arms: dict[str, Callable[[], float]]) -> tuple[dict[str, Call
     return {name: remembering(name, arm) for name, arm in arms.items()}, losses
 
 
-def benchmark_steps(backbones: list[str], impls: list[str], rounds: int, **options) -> list[dict]:
-    """Per backbone: `backbone`, `batch`, `times` of `measure`, and `difference`: of the first loss of each head to the
-    official one's, as a share of it. `options` are those of `step_arms`."""
-    found = []
-    for backbone in backbones:
-        torch.manual_seed(0)
-        arms, batch = step_arms(backbone, impls, **options)
-        arms, losses = remember_first(arms)
-        times = measure(arms, rounds)
-        official = losses["official"]
-        difference = {impl: abs(losses[impl] - official) / abs(official) for impl in impls}
-        found.append({"backbone": backbone, "batch": batch, "times": times, "difference": difference})
-    return found
+def benchmark_step(backbone: str, impls: list[str], rounds: int, **options) -> dict:
+    """`backbone`, `batch`, `times` of `measure`, and `difference`: of the first loss to that of the official head, as a
+    share of it. `options` are those of `step_arms`."""
+    torch.manual_seed(0)
+    arms, batch = step_arms(backbone, impls, **options)
+    arms, losses = remember_first(arms)
+    times = measure(arms, rounds)
+    official = losses["official"]
+    difference = {impl: abs(losses[impl] - official) / abs(official) for impl in impls}
+    return {"backbone": backbone, "batch": batch, "times": times, "difference": difference}
 
 
-def step_table(results: list[dict], clock: str = "cpu") -> list[list[str]]:
+def step_table(results: list[dict], device: str = "cpu", *, plain: bool = True) -> list[list[str]]:
     """One row per backbone: milliseconds with the mean, and time over it with each implementation of NOAH.
 
     Args:
-        clock: `cpu` or `wall`: whose time counts. That of a GPU is `wall`.
+        device: On `cpu` CPU time counts, on `cuda` wall time.
+        plain: Whether this is what the goals of a CPU are for: float32 without dropout or other switches.
     """
-    heads, name = list(results[0]["times"])[1:], {"cpu": "CPU ms", "wall": "ms"}[clock]
-    rows = [["backbone", "B", f"gap, {name}", *(f"{head} / gap" for head in heads), f"goal, {heads[-1]}"]]
+    heads, clock = list(results[0]["times"])[1:], "cpu" if device == "cpu" else "wall"
+    goal_of = "compile" if device == "cpu" else "triton"
+    rows = [["backbone", "B", f"gap, {clock} ms", *(f"{head} / gap" for head in heads), f"goal, {goal_of}"]]
     for result in results:
-        goal = GOALS.get(result["backbone"], "") if result["batch"] == LARGEST_BATCH else ""
-        goal = GPU_GOAL if clock == "wall" else goal
+        goal = GPU_GOAL
+        if device == "cpu":
+            goal = GOALS.get(result["backbone"]) if plain and result["batch"] == LARGEST_BATCH else None
         times = result["times"]
         ratios = [_over(times[head][f"{clock}_ratio"]) for head in heads]
         milliseconds = f"{1000 * times['gap'][f'{clock}_s'][1]:.0f}"
-        rows.append([result["backbone"], str(result["batch"]), milliseconds, *ratios, goal and f"{goal:.2f}"])
+        rows.append([result["backbone"], str(result["batch"]), milliseconds, *ratios, f"{goal:.2f}" if goal else ""])
     return rows
 
 
@@ -186,14 +193,18 @@ def run_steps(
         ValueError: An unknown backbone or device, or a device that is not here.
     """
     check_device(device)
-    torch.set_num_threads(threads)
+    for name in backbones:
+        check_backbone(name)
     impls = impls or (["triton"] if device == "cuda" else ["cpu", *(["compile"] if has_compiler() else [])])
-    results = benchmark_steps(backbones, impls, rounds, device=torch.device(device), **options)
+    own = {"threads": threads, "memory": "usual" if device == "cpu" else None}
+    results = [alone(benchmark_step, name, impls, rounds, device=device, **options, **own) for name in backbones]
     settings = {name: value for name, value in options.items() if value and name != "batch"}
-    said = ["", *(name if value is True else str(value) for name, value in settings.items())]
-    said += [torch.cuda.get_device_name()] if device == "cuda" else []
+    switches = {name: value for name, value in settings.items() if value != "fp32"}
+    said = ["", *(name if value is True else str(value) for name, value in switches.items())]
+    said += [gpu_name()] if device == "cuda" else []
     title = f"Whole training steps at 224 px and 1,000 classes, NOAH over a mean{', '.join(said)}"
-    table = step_table(results, "cpu" if device == "cpu" else "wall")
+    table = step_table(results, device, plain=not switches)
+    torch.set_num_threads(threads)  # which the report names
     write(out, "step", title, {"device": device, "rounds": rounds, **settings, "results": results}, table)
     return "\n".join(markdown(table))
 
@@ -223,10 +234,10 @@ def run_of(name: str, width: float, batch: int, image_size: int, num_classes: in
     )
 
 
-def random_batch(batch: int, image_size: int, num_classes: int) -> list[tuple]:
-    """One batch of random images and labels, as a loader yields it."""
+def random_batch(batch: int, image_size: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Random images and labels."""
     images = torch.randint(256, (batch, 3, image_size, image_size), dtype=torch.uint8)
-    return [(images, torch.randint(num_classes, (batch,)), None)]
+    return images, torch.randint(num_classes, (batch,))
 
 
 def _over(ratio: list[float]) -> str:

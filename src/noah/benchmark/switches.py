@@ -6,14 +6,24 @@ from pathlib import Path
 
 import torch
 
+from noah.benchmark.alone import alone
 from noah.benchmark.interleaved import markdown, measure, write
-from noah.benchmark.roof import check_device
-from noah.benchmark.step import CPU, GPU_BATCH, LARGEST_BATCH, random_batch, remember_first, run_of, step_of
+from noah.benchmark.roof import check_device, gpu_name
+from noah.benchmark.step import (
+    GPU_BATCH,
+    LARGEST_BATCH,
+    check_backbone,
+    random_batch,
+    remember_first,
+    run_of,
+    step_of,
+)
 from noah.heads.kernels.compiled import has_compiler
 from noah.models import build_model
 
 SWITCHES = {
     "plain": {},
+    "accumulate": {"accumulate": 2},
     "fused": {"fused": True},
     "channels_last": {"channels_last": True},
     "bf16": {"precision": "bf16"},
@@ -33,7 +43,7 @@ def switch_arms(
     batch: int = LARGEST_BATCH,
     image_size: int = 224,
     num_classes: int = 1000,
-    device: torch.device = CPU,
+    device: str = "cpu",
 ) -> dict[str, Callable[[], float]]:
     """Training steps of one backbone with NOAH's head, under the switches of a recipe by name of `SWITCHES`."""
     name, _, width = backbone.rpartition("-w")
@@ -46,14 +56,11 @@ def switch_arms(
     return arms
 
 
-def benchmark_switches(backbones: list[str], switches: list[str], rounds: int, **options) -> list[dict]:
-    """Per backbone: `backbone`, `times` of `measure`, and `loss`: the first of each setting."""
-    found = []
-    for backbone in backbones:
-        torch.manual_seed(0)
-        arms, losses = remember_first(switch_arms(backbone, switches, **options))
-        found.append({"backbone": backbone, "times": measure(arms, rounds), "loss": losses})
-    return found
+def benchmark_switch(backbone: str, switches: list[str], rounds: int, **options) -> dict:
+    """`backbone`, `times` of `measure`, and `loss`: the first of each setting."""
+    torch.manual_seed(0)
+    arms, losses = remember_first(switch_arms(backbone, switches, **options))
+    return {"backbone": backbone, "times": measure(arms, rounds), "loss": losses}
 
 
 def switch_table(results: list[dict], clock: str = "cpu") -> list[list[str]]:
@@ -107,13 +114,16 @@ def run_switches(
         ValueError: An unknown backbone or device, or a device that is not here.
     """
     check_device(device)
-    torch.set_num_threads(threads)
+    for name in backbones:
+        check_backbone(name)
     on_gpu = device == "cuda"
     batch = batch or (GPU_BATCH if on_gpu else LARGEST_BATCH)
     switches = switches or switches_for(device)
-    results = benchmark_switches(backbones, switches, rounds, batch=batch, device=torch.device(device))
+    own = {"threads": threads, "memory": None if on_gpu else "usual"}
+    results = [alone(benchmark_switch, name, switches, rounds, batch=batch, device=device, **own) for name in backbones]
     table = switch_table(results, "wall" if on_gpu else "cpu")
-    where = f", {torch.cuda.get_device_name()}" if on_gpu else ""
+    where = f", {gpu_name()}" if on_gpu else ""
     title = f"The switches of a recipe: training steps with NOAH's head, {batch} images of 224 px, 1,000 classes{where}"
+    torch.set_num_threads(threads)  # which the report names
     write(out, "switches", title, {"device": device, "rounds": rounds, "batch": batch, "results": results}, table)
     return "\n".join(markdown(table))

@@ -405,6 +405,20 @@ def test_the_compiled_pointwise_part_is_the_plain_one(drop_rate, dtype, toleranc
     assert_close(results[1], results[0], tolerance)
 
 
+@pytest.mark.skipif(not compiled.has_compiler(), reason="needs a C++ compiler")
+def test_what_is_compiled_does_not_depend_on_the_sizes_seen_before():
+    """Else a resumed run might round otherwise."""
+    _, head, x = pair("one image", "compile")
+    results = []
+    for seen in ([], [4, 5]):
+        torch._dynamo.reset()
+        with torch.no_grad():
+            for positions in seen:
+                head(x.float()[:, :positions])
+            results.append(head(x.float()))
+    assert torch.equal(*results)
+
+
 def test_without_a_compiler_compile_says_so():
     from torch._inductor import config
 
