@@ -22,8 +22,9 @@ SHAPES = {  # B, C, L, M, N, r
 
 @pytest.fixture(autouse=True)
 def several_tiles(monkeypatch):
-    """Two images of these small shapes make a tile."""
+    """Two images of these small shapes make a tile, and are worth a look at their norms."""
     monkeypatch.setattr(tiles, "TILE_NUMBERS", 80)
+    monkeypatch.setattr(tiles, "FEWEST_ROWS", 1)
 
 
 def pair(shape, impl="cpu", **arguments):
@@ -90,7 +91,14 @@ def test_logits_are_shifted_only_where_they_might_leave_the_numbers():
     assert not tiles.must_shift(x, weight)
     x[0, 0, 0] = float("nan")
     assert tiles.must_shift(x, weight)
-    assert not tiles.must_shift(x[:0], weight)
+
+
+def test_one_image_is_shifted_without_a_look(monkeypatch):
+    monkeypatch.undo()
+    weight = torch.zeros(2, 3, 4)
+    assert tiles.must_shift(torch.zeros(1, 49, 20), weight)
+    assert not tiles.must_shift(torch.zeros(3, 49, 20), weight)
+    assert tiles.must_shift(torch.zeros(0, 49, 20), weight)
 
 
 def test_large_values_and_gradients_stay_finite_where_the_logits_are_not_shifted():

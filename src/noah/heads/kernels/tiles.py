@@ -24,6 +24,9 @@ are slow; larger ones leave the caches."""
 HIGHEST_POWER = 40.0
 """Up to here 2**k and 2**-k are so far from the ends of float32 that values and gradients of 1e20 cannot get there."""
 
+FEWEST_ROWS = 100
+"""Of fewer rows (images times positions) logits are shifted without a look: the norms of weights would take longer."""
+
 CHANNELS = 128
 """Channels of a weight whose gradient is computed at once."""
 
@@ -88,10 +91,10 @@ def _keep(seeds: Tensor | None, index: int, n: int, shape: torch.Size, drop_rate
 def must_shift(x: Tensor, key_weight: Tensor) -> bool:
     """Whether some key logit may be so large that softmax has to take the largest of its column from it.
 
-    No product is larger than that of the norms (Cauchy-Schwarz), and norms are cheap.
+    No product is larger than that of the norms (Cauchy-Schwarz), and norms are cheap but for the fewest rows.
     """
-    if not x.numel():
-        return False
+    if x[..., 0].numel() < FEWEST_ROWS:
+        return True
     N, _, ck = key_weight.shape
     keys = x[..., : N * ck].detach().unflatten(2, (N, ck))
     longest = _longest([keys[images] for images in _slices(x, key_weight)]) * _longest(key_weight.detach())
