@@ -26,7 +26,7 @@ BENCHMARKS ?= head step switches trainer shard loader pipeline
 GOALS = mobilenetv2-w0.5 mobilenetv2-w1 resnet18-w1 deit_tiny-w1
 REPORTS = docs/benchmarks/$(shell date +%F)
 
-benchmark: setup  ## three quarters of an hour on cores that nobody else uses; `pipeline` needs a study that was made (make tables)
+benchmark: setup  ## an hour on cores that nobody else uses; `pipeline` needs a study that was made (make tables)
 	for verb in $(BENCHMARKS); do noah benchmark $$verb --out $(REPORTS) || exit; done
 	noah benchmark head --memory kept --out $(REPORTS)/kept
 	noah benchmark head --channels-last --dtype fp32 --batch 64 --out $(REPORTS)/channels-last

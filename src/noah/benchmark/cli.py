@@ -52,7 +52,7 @@ def head(
 
 @app.command()
 def shard(
-    images: Annotated[int, typer.Option(min=4, help="Photos of about 100 KB.")] = 1000,
+    images: Annotated[int, typer.Option(min=4, help="Photos of about 100 KB.")] = 3000,
     rounds: Rounds = 5,
     threads: Threads = 1,
     out: Out = Path("docs/benchmarks"),

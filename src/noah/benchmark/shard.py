@@ -24,7 +24,7 @@ WRITES = 4
 """How often the writer alone writes each photo."""
 
 
-def run(out: Path, images: int = 1000, rounds: int = 5, threads: int = 1) -> str:
+def run(out: Path, images: int = 3000, rounds: int = 5, threads: int = 1) -> str:
     """Measure everything, write {out}/shard.json and shard.md, and return the table."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
