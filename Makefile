@@ -30,6 +30,7 @@ benchmark: setup  ## an hour on cores that nobody else uses; `pipeline` needs a 
 	for verb in $(BENCHMARKS); do noah benchmark $$verb --out $(REPORTS) || exit; done
 	noah benchmark head --memory kept --out $(REPORTS)/kept
 	noah benchmark head --channels-last --dtype fp32 --batch 64 --out $(REPORTS)/channels-last
+	noah benchmark head --classes 10 --dtype fp32 --impl cpu --impl reference --out $(REPORTS)/ten-classes
 	noah benchmark step $(GOALS:%=--backbone %) --rounds 15 --out $(REPORTS)/goals
 
 setup: .venv/.ready  ## packages, the embedded data, a local MLflow store

@@ -66,10 +66,12 @@ def test_every_call_has_its_turn_in_every_round_and_no_fixed_place():
 def test_the_verb_writes_json_and_markdown_that_name_the_machine(tmp_path, monkeypatch):
     monkeypatch.setitem(head.SHAPES, "tiny", TINY)
     arguments = ["--shape", "tiny", "--impl", "cpu", "--batch", "2", "--rounds", "1", "--out", str(tmp_path)]
+    arguments += ["--classes", "5"]
     done = CliRunner().invoke(app, ["benchmark", "head", *arguments], catch_exceptions=False)
     assert done.exit_code == 0
     written = json.loads((tmp_path / "head.json").read_text())
     assert written["machine"]["threads"] == 1
+    assert written["classes"] == 5
     assert written["machine"]["cpu"] in (tmp_path / "head.md").read_text()
     assert "| tiny | fp32 | 2 | training, dropout | cpu |" in (tmp_path / "head.md").read_text()
 
@@ -83,9 +85,6 @@ def test_an_unknown_shape_device_or_policy_is_refused_in_words(tmp_path):
         head_report.run(["resnet18"], **NOTHING, memory="old", out=tmp_path)
 
 
-@pytest.mark.skipif(
-    HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text(), reason="the system hands out huge pages"
-)
 @pytest.mark.skipif(
     HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text(), reason="the system hands out huge pages"
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_train import results
 
+from noah.benchmark.step import run_of, step_of
 from noah.config import Recipe
 from noah.engine import compiled as module
 from noah.engine import train as training
@@ -47,6 +48,17 @@ def test_a_compiled_run_is_the_same_bits_when_it_was_stopped_and_resumed(tiny_sh
     monkeypatch.setattr(training, "stepper", real)
     train(run, tiny_shards, Path("stopped"))
     assert results(Path("stopped")) == results(Path("quiet"))
+
+
+def test_cuda_graphs_are_torch_s_mode_of_that_use(monkeypatch):
+    modes, marks = [], []
+    monkeypatch.setattr(torch, "compile", lambda model, mode, **_: modes.append(mode) or model)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.long)
+    for switches in ({}, {"cuda_graphs": True}):
+        run = run_of("mobilenetv2", 0.35, 2, 8, 4, compile=True, **switches)
+        step_of(run, build_model("mobilenetv2", "gap", width=0.35, num_classes=4, img_size=32), images)()
+    assert (modes, marks) == ([None, "reduce-overhead"], [1])
 
 
 @needs_compiler

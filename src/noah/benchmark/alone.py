@@ -27,7 +27,5 @@ def _call(threads: int, memory: str | None, function: Callable, arguments: tuple
     if memory:
         set_memory(memory)
     torch.set_num_threads(threads)
-    # A GPU multiplies convolutions in TF32, and the official head is one: what it is compared with does so, too.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     torch.manual_seed(0)
     return function(*arguments, **settings)

@@ -22,10 +22,12 @@ def benchmark() -> None:
 def head(
     shape: Annotated[list[str] | None, typer.Option(help="mobilenetv2, resnet50, resnet18 or deit_tiny; all.")] = None,
     impl: Annotated[
-        list[str] | None, typer.Option(help="cpu, compile, triton, fused, or inductor: the official one compiled.")
+        list[str] | None,
+        typer.Option(help="cpu, compile, triton, reference, fused, or inductor: the official one compiled."),
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a call; 64 (GPU: 256) and 1.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="fp32 or bf16; both.")] = None,
+    classes: Annotated[int, typer.Option(min=1, help="The M of all shapes.")] = 1000,
     rounds: Rounds = 5,
     threads: Threads = 1,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Layout of the features.")] = False,
@@ -45,6 +47,7 @@ def head(
     here = ["cpu", *(["compile"] if has_compiler() else [])] if device == "cpu" else ["triton", "inductor"]
     here.append("fused")
     settings = {"rounds": rounds, "threads": threads, "channels_last": channels_last, "memory": memory}
+    settings["classes"] = classes
     batches = batch or [64 if device == "cpu" else 256, 1]
     shapes, dtypes = shape or list(SHAPES), dtype or list(DTYPES)
     print(run(shapes, impls=impl or here, batches=batches, dtypes=dtypes, **settings, device=device, out=out))
@@ -123,7 +126,7 @@ def switches(
     device: Device = "cpu",
     out: Out = Path("docs/benchmarks"),
 ) -> None:
-    """A recipe's switches (fused, channels_last, bf16, compile, cuda_graphs) on whole training steps with NOAH's head.
+    """A recipe's switches (accumulate, fused, channels_last, bf16, compile) on whole training steps with NOAH's head.
 
     \b
     Example: noah benchmark switches --backbone deit_tiny-w1 --switch plain --switch bf16

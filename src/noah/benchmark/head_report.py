@@ -8,7 +8,7 @@ from noah.benchmark.alone import alone
 from noah.benchmark.head import SHAPES, benchmark_head
 from noah.benchmark.interleaved import markdown, write
 from noah.benchmark.memory import POLICIES
-from noah.benchmark.roof import check_device, gpu_name
+from noah.benchmark.roof import check_device
 
 
 def run(
@@ -22,6 +22,7 @@ def run(
     channels_last: bool,
     memory: str,
     out: Path,
+    classes: int = 1000,
     device: str = "cpu",
 ) -> str:
     """Measure, write `head.json` and `head.md` into `out` and return the table.
@@ -43,12 +44,13 @@ def run(
     results = []
     for name in shapes:
         for dtype in dtypes:
-            arguments = {name: SHAPES[name]}, impls
+            arguments = {name: SHAPES[name]._replace(num_classes=classes)}, impls
             results += alone(benchmark_head, *arguments, batches=batches, dtypes=[dtype], **settings, **own)
     table = table_of(results, "cpu" if device == "cpu" else "wall")
     layout = "channels-last" if channels_last else "contiguous"
-    title = f"The NOAH head against its official formulation, {layout} features"
-    title += f", {memory} memory" if device == "cpu" else f", {gpu_name()}"
+    title = f"The NOAH head against its official formulation, {layout} features, {classes:,} classes"
+    title += f", {memory} memory" if device == "cpu" else f", {torch.cuda.get_device_name()}, TF32"
+    settings |= {"classes": classes}
     settings |= {"memory": memory} if device == "cpu" else {}
     torch.set_num_threads(threads)  # which the report names
     write(out, "head", title, {**settings, "results": results}, table)

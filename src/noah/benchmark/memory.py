@@ -1,7 +1,7 @@
 """What the C library does with memory that is given back, for large tensors cost more to get than to compute.
 
-A page that the system hands out anew is cleared first, at about a microsecond each. glibc keeps small blocks and gives
-large ones back at once. What is large it learns from the blocks that are freed, up to 32 MiB.
+A page that the system hands out anew is cleared first, at about a microsecond each. glibc keeps small blocks, until
+64 MiB lie free, and gives large ones back at once. What is large it learns from what is freed, up to 32 MiB.
 """
 
 import ctypes
@@ -13,6 +13,11 @@ POLICIES = {
 }
 """`usual`: as in a process that has run for a while, which keeps blocks of up to 32 MiB and gets larger ones anew;
 `kept`: nothing ever goes back, as with an allocator that caches."""
+
+
+def usual() -> str | None:
+    """The policy `usual`, or None where the C library is not glibc."""
+    return "usual" if hasattr(ctypes.CDLL(None), "mallopt") else None
 
 
 def set_memory(policy: str) -> None:

@@ -61,8 +61,3 @@ def check_device(name: str) -> None:
     """ValueError unless it is `cpu`, or `cuda` where torch sees a GPU."""
     if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"device is '{name}', expected cpu, or cuda where torch sees a GPU")
-
-
-def gpu_name() -> str:
-    """For titles, with what `noah.benchmark.alone` makes of float32."""
-    return f"{torch.cuda.get_device_name()}, float32 multiplied as TF32"

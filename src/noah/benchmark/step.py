@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from noah.backbones import BACKBONES
 from noah.benchmark.alone import alone
 from noah.benchmark.interleaved import markdown, measure, write
+from noah.benchmark.memory import usual
 from noah.benchmark.official import Official, Shape
-from noah.benchmark.roof import check_device, gpu_name, wait_for
+from noah.benchmark.roof import check_device, wait_for
 from noah.config import Dataset, Recipe, Run
 from noah.engine.compiled import Parts, compiled
 from noah.engine.distributed import World
@@ -196,12 +197,12 @@ def run_steps(
     for name in backbones:
         check_backbone(name)
     impls = impls or (["triton"] if device == "cuda" else ["cpu", *(["compile"] if has_compiler() else [])])
-    own = {"threads": threads, "memory": "usual" if device == "cpu" else None}
+    own = {"threads": threads, "memory": usual() if device == "cpu" else None}
     results = [alone(benchmark_step, name, impls, rounds, device=device, **options, **own) for name in backbones]
     settings = {name: value for name, value in options.items() if value and name != "batch"}
     switches = {name: value for name, value in settings.items() if value != "fp32"}
     said = ["", *(name if value is True else str(value) for name, value in switches.items())]
-    said += [gpu_name()] if device == "cuda" else []
+    said += [torch.cuda.get_device_name()] if device == "cuda" else []
     title = f"Whole training steps at 224 px and 1,000 classes, NOAH over a mean{', '.join(said)}"
     table = step_table(results, device, plain=not switches)
     torch.set_num_threads(threads)  # which the report names

@@ -8,7 +8,8 @@ import torch
 
 from noah.benchmark.alone import alone
 from noah.benchmark.interleaved import markdown, measure, write
-from noah.benchmark.roof import check_device, gpu_name
+from noah.benchmark.memory import usual
+from noah.benchmark.roof import check_device
 from noah.benchmark.step import (
     GPU_BATCH,
     LARGEST_BATCH,
@@ -21,16 +22,17 @@ from noah.benchmark.step import (
 from noah.heads.kernels.compiled import has_compiler
 from noah.models import build_model
 
+_HALF = {"precision": "bf16", "channels_last": True}
 SWITCHES = {
     "plain": {},
     "accumulate": {"accumulate": 2},
     "fused": {"fused": True},
     "channels_last": {"channels_last": True},
     "bf16": {"precision": "bf16"},
-    "bf16, channels_last": {"precision": "bf16", "channels_last": True},
+    "bf16, channels_last": _HALF,
     "compile": {"compile": True},
-    "compile, bf16, channels_last": {"compile": True, "precision": "bf16", "channels_last": True},
-    "the same, cuda_graphs": {"compile": True, "precision": "bf16", "channels_last": True, "cuda_graphs": True},
+    "compile, bf16, channels_last": {"compile": True, **_HALF},
+    "compile, bf16, channels_last, cuda_graphs": {"compile": True, "cuda_graphs": True, **_HALF},
 }
 """Name to fields of a recipe. CUDA graphs are for GPUs."""
 SMALL = ["mobilenetv2-w0.5", "resnet18-w1", "deit_tiny-w1"]
@@ -119,10 +121,10 @@ def run_switches(
     on_gpu = device == "cuda"
     batch = batch or (GPU_BATCH if on_gpu else LARGEST_BATCH)
     switches = switches or switches_for(device)
-    own = {"threads": threads, "memory": None if on_gpu else "usual"}
+    own = {"threads": threads, "memory": None if on_gpu else usual()}
     results = [alone(benchmark_switch, name, switches, rounds, batch=batch, device=device, **own) for name in backbones]
     table = switch_table(results, "wall" if on_gpu else "cpu")
-    where = f", {gpu_name()}" if on_gpu else ""
+    where = f", {torch.cuda.get_device_name()}" if on_gpu else ""
     title = f"The switches of a recipe: training steps with NOAH's head, {batch} images of 224 px, 1,000 classes{where}"
     torch.set_num_threads(threads)  # which the report names
     write(out, "switches", title, {"device": device, "rounds": rounds, "batch": batch, "results": results}, table)

@@ -93,6 +93,14 @@ def test_logits_are_shifted_only_where_they_might_leave_the_numbers():
     assert tiles.must_shift(x, weight)
 
 
+def test_the_look_at_the_norms_takes_no_more_memory_than_a_tile(monkeypatch):
+    monkeypatch.undo()
+    x, weight = torch.zeros(64, 49, 2048), torch.zeros(4, 2, 256)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        assert not tiles.must_shift(x, weight)
+    assert running_maximum(profiler) < 2 * 4 * tiles.TILE_NUMBERS
+
+
 def test_one_image_is_shifted_without_a_look(monkeypatch):
     monkeypatch.undo()
     weight = torch.zeros(2, 3, 4)
@@ -144,6 +152,8 @@ def test_another_default_device_changes_nothing():
 
 def test_features_of_another_dtype_than_the_weights_are_refused_in_words():
     _, head, x = pair("even")
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"features of torch\.float64"):
+        head(x)
     with pytest.raises(
         ValueError, match=r"features of torch.bfloat16 and weights of torch.float32, expected one dtype"
     ):

@@ -92,7 +92,15 @@ for impl in ("triton", "auto"):
             assert refused in str(error)
         else:
             raise AssertionError(refused)
-assert torch.backends.cuda.matmul.allow_tf32 is False
+
+# float32 is multiplied as cuDNN's switch says, the old one or the new.
+assert triton_kernels._tf32()
+torch.backends.cudnn.allow_tf32 = False
+assert not triton_kernels._tf32()
+torch.backends.cudnn.conv.fp32_precision = "tf32"
+assert triton_kernels._tf32()
+torch.backends.cudnn.conv.fp32_precision = "ieee"
+assert not triton_kernels._tf32() and torch.allclose(lean(x), expected, atol=1e-5)
 print("agree")
 """
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | `reference` | the formula, for every switch, device and transform | everywhere |
 | `cpu` | tiles in plain torch, computed again in the backward pass | CPU |
-| `compile` | the same tiles; Inductor fuses what is element by element (a C++ compiler, some 20 s at first use) | CPU |
+| `compile` | the same tiles; Inductor fuses what is element by element (a C++ compiler, some 20 s a shape) | CPU |
 | `triton` | one fused kernel forward, one backward | CUDA |
 """
 
@@ -36,6 +36,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
 DEVICES = {"cpu": "cpu", "compile": "cpu", "triton": "cuda"}
 """Where each lean implementation runs."""
 BEST = {"cpu": "cpu", "cuda": "triton"}
+"""What `best` takes on each device."""
 
 
 def choose(impl: str, *, paper: bool) -> Callable[..., Tensor]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from noah.heads.kernels import best, pointwise, tiles, wants_plain_operations
-from noah.heads.kernels.refusals import check_dtypes
+from noah.heads.kernels.refusals import check_dtypes, dtype_of
 from noah.heads.positions import as_map
 
 _POINTWISE = tiles.Pointwise(pointwise.pool, pointwise.pool_backward)
@@ -52,7 +52,7 @@ class FusedNOAH(nn.Module):
             attention = _project(keys, self.key_weight).softmax(2)
             return (attention * _project(values, self.value_weight)).sum((1, 2)) + self.bias
         device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        dtype = dtype_of(x)
         weights = [w.transpose(1, 2).to(dtype) for w in (self.key_weight, self.value_weight)]
         with torch.autocast(device, enabled=False):
             heads = (_on_gpu if impl == "triton" else _on_cpu)(x.to(dtype), *weights)

@@ -15,14 +15,14 @@ from torch.amp import custom_bwd, custom_fwd
 
 from noah.heads.kernels.gemm import linear, matmul
 from noah.heads.kernels.pointwise import LOG2_E, keep_mask
-from noah.heads.kernels.refusals import check_backward
+from noah.heads.kernels.refusals import check_backward, dtype_of
 
 TILE_NUMBERS = 392_000
 """Keys, and as many values, of one tile at most, unless one image has more: 1.6 MB each. Of smaller ones the products
 are slow; larger ones leave the caches."""
 
 HIGHEST_POWER = 40.0
-"""Up to here 2**k and 2**-k are so far from the ends of float32 that values and gradients of 1e20 cannot get there."""
+"""Up to here 2**k and 2**-k are so far from the ends of float32 that values and gradients of 1e-25 to 1e20 are safe."""
 
 FEWEST_ROWS = 100
 """Of fewer rows (images times positions) logits are shifted without a look: the norms of weights would take longer."""
@@ -50,7 +50,7 @@ def forward(
     Returns:
         (B, N, M).
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    dtype = dtype_of(x)
     x = x.flatten(2).transpose(1, 2).to(dtype)
     weights = [conv.weight.view(num_heads, -1, conv.weight.shape[1]).to(dtype) for conv in (query, value)]
     key_bias, value_bias = (conv.bias.view(num_heads, -1) for conv in (query, value))
@@ -97,7 +97,8 @@ def must_shift(x: Tensor, key_weight: Tensor) -> bool:
         return True
     N, _, ck = key_weight.shape
     keys = x[..., : N * ck].detach().unflatten(2, (N, ck))
-    longest = _longest([keys[images] for images in _slices(x, key_weight)]) * _longest(key_weight.detach())
+    step = max(1, TILE_NUMBERS // keys[0].numel())
+    longest = _longest(keys.split(step)) * _longest(key_weight.detach())
     return not LOG2_E * longest < HIGHEST_POWER  # so that NaN is shifted
 
 

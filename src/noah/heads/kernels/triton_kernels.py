@@ -5,8 +5,7 @@ maximum, sum of exponentials, and sum of exponentials times values), so keys and
 backward pass computes them again, head by head, and leaves the products with features and weights to cuBLAS.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import torch
 import triton
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 
 from noah.heads.kernels import reference
-from noah.heads.kernels.refusals import check_backward
+from noah.heads.kernels.refusals import check_backward, dtype_of
 
 CONFIGS = [
     triton.Config({"BLOCK_L": rows, "BLOCK_M": classes, "BLOCK_C": channels}, num_warps=warps, num_stages=stages)
@@ -177,7 +176,7 @@ def forward(x: Tensor, query: nn.Conv2d, value: nn.Conv2d, *, num_heads: int, dr
     if x.dtype == torch.float64:
         return reference.forward(x, query, value, num_heads=num_heads, drop_rate=drop_rate)
     device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = dtype_of(x)
     x = x.flatten(2).transpose(1, 2).to(dtype)
     weights = [conv.weight.view(num_heads, -1, conv.weight.shape[1]).to(dtype) for conv in (query, value)]
     key_bias, value_bias = (conv.bias.view(num_heads, -1) for conv in (query, value))
@@ -195,12 +194,14 @@ def _launch(kernel, x, key_weight, value_weight, bias, *tensors, seed, drop_rate
     of_key, of_value = (dict(zip(names, w.stride(), strict=True)) for names, w in (
         (("step_kn", "step_km", "step_kc"), key_weight), (("step_vn", "step_vm", "step_vc"), value_weight)
     ))  # fmt: skip
-    kernel[lambda config: (B, triton.cdiv(M, config["BLOCK_M"]))](
-        x, key_weight, value_weight, bias, *tensors, seed, drop_rate, **arguments, L=L, M=M,
-        step_b=x.stride(0), step_l=x.stride(1), step_c=x.stride(2), **of_key, **of_value, N=N,
-        KEY_WIDTH=key_width, VALUE_WIDTH=value_weight.shape[2], DROP=drop_rate > 0,
-        TF32=torch.backends.cudnn.allow_tf32,
-    )  # fmt: skip
+    launch = kernel[lambda config: (B, triton.cdiv(M, config["BLOCK_M"]))]
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():  # else a kernel starts on the current device
+        launch(
+            x, key_weight, value_weight, bias, *tensors, seed, drop_rate, **arguments, L=L, M=M,
+            step_b=x.stride(0), step_l=x.stride(1), step_c=x.stride(2), **of_key, **of_value, N=N,
+            KEY_WIDTH=key_width, VALUE_WIDTH=value_weight.shape[2], DROP=drop_rate > 0,
+            TF32=_tf32(),
+        )  # fmt: skip
 
 
 def pool_all(x, key_weight, value_weight, bias, seed: int, drop_rate: float) -> tuple[Tensor, Tensor]:
@@ -220,16 +221,12 @@ def pool_all(x, key_weight, value_weight, bias, seed: int, drop_rate: float) -> 
     return pooled, lse
 
 
-@contextmanager
-def _tf32_of_convolutions() -> Iterator[None]:
-    """What this head computes are convolutions, so that cuDNN's switch says whether float32 may be multiplied as TF32.
-    It is on unless somebody turns it off; that of matrix products is off."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+def _tf32() -> bool:
+    """This head computes convolutions, so that cuDNN's switch says whether float32 may be multiplied as TF32."""
     try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # somebody set the newer switches, after which torch refuses to read the older
+        return torch.backends.cudnn.conv.fp32_precision != "ieee"
 
 
 class _Fused(torch.autograd.Function):
@@ -266,9 +263,8 @@ class _Fused(torch.autograd.Function):
                 (dv, value_weight, d_value, N * ck + n * cv),
             ):
                 part = slice(start, start + weight.shape[2])
-                with _tf32_of_convolutions():
-                    torch.mm(gradient, weight[n], out=dx[:, part])
-                    torch.mm(gradient.t(), rows[:, part], out=d_weight[n])
+                torch.mm(gradient, weight[n], out=dx[:, part])
+                torch.mm(gradient.t(), rows[:, part], out=d_weight[n])
             d_bias[n] = dv.sum(0)
         # Without dropout the bias is added outside of this function.
         return (
