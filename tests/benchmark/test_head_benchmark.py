@@ -76,11 +76,13 @@ def test_the_verb_writes_json_and_markdown_that_name_the_machine(tmp_path, monke
     assert "| tiny | fp32 | 2 | training, dropout | cpu |" in (tmp_path / "head.md").read_text()
 
 
-def test_an_unknown_shape_device_or_policy_is_refused_in_words(tmp_path):
+def test_an_unknown_shape_dtype_device_or_policy_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="shape is 'vgg', expected one of mobilenetv2"):
         head_report.run(["vgg"], **NOTHING, memory="usual", out=tmp_path)
     with pytest.raises(ValueError, match="device is 'tpu', expected cpu, or cuda where torch sees a GPU"):
         head_report.run(["resnet18"], **NOTHING, memory="usual", device="tpu", out=tmp_path)
+    with pytest.raises(ValueError, match="dtype is 'fp8', expected fp32 or bf16"):
+        head_report.run(["resnet18"], **NOTHING | {"dtypes": ["fp8"]}, memory="usual", out=tmp_path)
     with pytest.raises(ValueError, match="memory is 'old', expected usual or kept"):
         head_report.run(["resnet18"], **NOTHING, memory="old", out=tmp_path)
 

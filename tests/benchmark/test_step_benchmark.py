@@ -90,7 +90,7 @@ def test_the_verbs_write_json_and_markdown(tmp_path):
         assert "| mobilenetv2-w0.35 |" in (tmp_path / f"{verb}.md").read_text()
 
 
-def test_an_unknown_backbone_or_device_is_refused_in_words(tmp_path):
+def test_an_unknown_backbone_switch_or_device_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="backbone is 'vgg-w1', expected one of resnet18-w1"):
         step_arms("vgg-w1", [])
     settings = {"rounds": 1, "threads": 1, "batch": 2, "device": "tpu"}
@@ -98,3 +98,5 @@ def test_an_unknown_backbone_or_device_is_refused_in_words(tmp_path):
         step.run_steps(tmp_path, ["resnet18-w1"], None, **settings)
     with pytest.raises(ValueError, match="device is 'tpu', expected cpu, or cuda where torch sees a GPU"):
         switches.run_switches(tmp_path, ["resnet18-w1"], None, **settings)
+    with pytest.raises(ValueError, match="switch is 'turbo', expected one of: plain; accumulate"):
+        switches.run_switches(tmp_path, ["resnet18-w1"], ["turbo"], **settings | {"device": "cpu"})

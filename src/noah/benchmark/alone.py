@@ -27,5 +27,4 @@ def _call(threads: int, memory: str | None, function: Callable, arguments: tuple
     if memory:
         set_memory(memory)
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
     return function(*arguments, **settings)

@@ -56,8 +56,10 @@ def benchmark_head(
         weights and features; `roof_share` per implementation, see `Roof`; `difference` per implementation: the largest
         of the outputs of inference, as a share of the largest output of the official code.
     """
-    # A GPU multiplies convolutions as TF32, and the official head is one: what it is compared with does so, too.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    torch.manual_seed(0)
+    if device == "cuda":
+        # It multiplies convolutions as TF32, and the official head is one: what it is compared with does so, too.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     found = []
     for shape_name, shape in shapes.items():
         for dtype in dtypes:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from noah.benchmark.alone import alone
-from noah.benchmark.head import SHAPES, benchmark_head
+from noah.benchmark.head import DTYPES, SHAPES, benchmark_head
 from noah.benchmark.interleaved import markdown, write
 from noah.benchmark.memory import POLICIES
 from noah.benchmark.roof import check_device
@@ -31,12 +31,15 @@ def run(
         memory: A name of `POLICIES`.
 
     Raises:
-        ValueError: An unknown shape, policy or device, or a device that is not here.
+        ValueError: An unknown shape, dtype, policy or device, or a device that is not here.
     """
     check_device(device)
     for name in shapes:
         if name not in SHAPES:
             raise ValueError(f"shape is '{name}', expected one of {', '.join(SHAPES)}")
+    for name in dtypes:
+        if name not in DTYPES:
+            raise ValueError(f"dtype is '{name}', expected {' or '.join(DTYPES)}")
     if memory not in POLICIES:
         raise ValueError(f"memory is '{memory}', expected {' or '.join(POLICIES)}")
     settings = {"rounds": rounds, "channels_last": channels_last, "device": device}

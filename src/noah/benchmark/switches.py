@@ -113,11 +113,14 @@ def run_switches(
         switches: Names of `SWITCHES`; None: `switches_for` the device.
 
     Raises:
-        ValueError: An unknown backbone or device, or a device that is not here.
+        ValueError: An unknown backbone, switch or device, or a device that is not here.
     """
     check_device(device)
     for name in backbones:
         check_backbone(name)
+    for name in switches or []:
+        if name not in SWITCHES:
+            raise ValueError(f"switch is '{name}', expected one of: {'; '.join(SWITCHES)}")
     on_gpu = device == "cuda"
     batch = batch or (GPU_BATCH if on_gpu else LARGEST_BATCH)
     switches = switches or switches_for(device)

@@ -54,6 +54,24 @@ def _project(
 
 
 @triton.jit
+def _keys_and_values(
+    image, key_weight, value_weight, n, at, m, L, M, step_l, step_c,
+    step_kn, step_km, step_kc, step_vn, step_vm, step_vc,
+    N: tl.constexpr, KEY_WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, TF32: tl.constexpr,
+):  # fmt: skip
+    """What head n says of an image, at (positions `at`, classes m), without biases."""
+    keys = image + n * KEY_WIDTH * step_c
+    values = image + (N * KEY_WIDTH + n * VALUE_WIDTH) * step_c
+    k = _project(
+        keys, key_weight + n * step_kn, at, m, L, M, step_l, step_c, step_km, step_kc, KEY_WIDTH, BLOCK_C, TF32
+    )
+    v = _project(
+        values, value_weight + n * step_vn, at, m, L, M, step_l, step_c, step_vm, step_vc, VALUE_WIDTH, BLOCK_C, TF32
+    )
+    return k, v
+
+
+@triton.jit
 def _keep(seed, stream, at, m, M, drop_rate):
     """Philox dropout mask of (positions `at`, classes m), scaled to keep the mean; a pure function of its arguments."""
     drawn = tl.rand(seed + stream, at[:, None] * M + m[None, :])
@@ -72,32 +90,15 @@ def _forward_kernel(
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     image = x + b * step_b
     for n in range(N):
-        keys = image + n * KEY_WIDTH * step_c
-        values = image + (N * KEY_WIDTH + n * VALUE_WIDTH) * step_c
         top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK_M,), tl.float32)
         weighted = tl.zeros((BLOCK_M,), tl.float32)
         for start in range(0, L, BLOCK_L):
             at = start + tl.arange(0, BLOCK_L)
-            k = _project(
-                keys, key_weight + n * step_kn, at, m, L, M, step_l, step_c, step_km, step_kc,
-                KEY_WIDTH, BLOCK_C, TF32,
+            k, v = _keys_and_values(
+                image, key_weight, value_weight, n, at, m, L, M, step_l, step_c,
+                step_kn, step_km, step_kc, step_vn, step_vm, step_vc, N, KEY_WIDTH, VALUE_WIDTH, BLOCK_C, TF32,
             )  # fmt: skip
-            v = _project(
-                values,
-                value_weight + n * step_vn,
-                at,
-                m,
-                L,
-                M,
-                step_l,
-                step_c,
-                step_vm,
-                step_vc,
-                VALUE_WIDTH,
-                BLOCK_C,
-                TF32,
-            )
             if DROP:
                 v += tl.load(bias + n * M + m, mask=m < M, other=0.0).to(tl.float32)[None, :]
                 v *= _keep(seed, b * N + n, at, m, M, drop_rate)
@@ -123,33 +124,17 @@ def _backward_kernel(
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    keys = x + b * step_b + n * KEY_WIDTH * step_c
-    values = x + b * step_b + (N * KEY_WIDTH + n * VALUE_WIDTH) * step_c
+    image = x + b * step_b
     head = (b * N + n) * M + m
     o = tl.load(pooled + head, mask=m < M, other=0.0)
     normaliser = tl.load(lse + head, mask=m < M, other=0.0)
     g = tl.load(grad + head, mask=m < M, other=0.0)
     for start in range(0, L, BLOCK_L):
         at = start + tl.arange(0, BLOCK_L)
-        k = _project(
-            keys, key_weight + n * step_kn, at, m, L, M, step_l, step_c, step_km, step_kc,
-            KEY_WIDTH, BLOCK_C, TF32,
+        k, v = _keys_and_values(
+            image, key_weight, value_weight, n, at, m, L, M, step_l, step_c,
+            step_kn, step_km, step_kc, step_vn, step_vm, step_vc, N, KEY_WIDTH, VALUE_WIDTH, BLOCK_C, TF32,
         )  # fmt: skip
-        v = _project(
-            values,
-            value_weight + n * step_vn,
-            at,
-            m,
-            L,
-            M,
-            step_l,
-            step_c,
-            step_vm,
-            step_vc,
-            VALUE_WIDTH,
-            BLOCK_C,
-            TF32,
-        )
         d_value = tl.exp(k - normaliser[None, :]) * g[None, :]
         if DROP:
             keep = _keep(seed, b * N + n, at, m, M, drop_rate)
