@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from noah.config import Recipe
+from noah.data import reader
+from noah.data.images import decode_tensor
 from noah.data.loader import eval_loader, train_loader
 from noah.data.reader import Shards, epoch_order
 
@@ -171,3 +173,32 @@ def test_a_disk_that_fails_stays_an_error_of_the_disk(shards, run, workers, monk
     with pytest.raises(OSError, match="Input") as error:
         list(eval_loader(shards, run.recipe, run.dataset, workers=workers))
     assert (error.value.errno, error.value.filename) == (errno.EIO, "shards/x.tar")
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts what is decoded."""
+    seen = []
+
+    def counted(data, where):
+        seen.append(where)
+        return decode_tensor(data, where)
+
+    monkeypatch.setattr(reader, "decode_tensor", counted)
+    return seen
+
+
+def test_a_small_split_decodes_each_image_once_and_gives_the_same_batches_ever_after(shards, run, decoded):
+    epochs = [list(train_loader(shards, run, epoch)) for epoch in (0, 1, 0)]
+    assert len(decoded) == len(set(decoded)) <= len(shards)
+    assert same(epochs[0], epochs[2])
+    assert same(epochs[1], train_loader(Shards(shards.folder), run, 1))
+
+
+@pytest.mark.parametrize("limit", ["SMALL_BYTES", "KEPT_BYTES"])
+def test_a_large_split_keeps_no_images(train_folder, run, decoded, monkeypatch, limit):
+    monkeypatch.setattr(reader, limit, 1000)
+    shards = Shards(train_folder)
+    batches = [list(train_loader(shards, run, 0)) for _ in range(2)]
+    assert len(decoded) >= 2 * 56 - 2
+    assert same(*batches)

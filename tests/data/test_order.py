@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pytest
 from digits_builder import changed
 from photos import folder_dataset
@@ -93,3 +94,21 @@ def test_a_class_without_training_images_is_named_and_one_without_test_images_is
     with pytest.raises(ValueError, match="split train has no image of class '0' and 1 more"):
         source_index(dataset, "train", some)
     assert len(source_index(dataset, "test", some)) == 10
+
+
+def test_clusters_stay_with_their_images_and_leave_the_order_alone(dataset):
+    named = [(entry, label, [f"p{i // 3}", "all"]) for i, (entry, label) in enumerate(images())]
+    table = source_index(dataset, "train", named)
+    assert table.drop_columns("cluster").equals(source_index(dataset, "train", images()))
+    by_name = {entry.name: sorted(names) for entry, _, names in named}
+    assert table["cluster"].to_pylist() == [by_name[name] for name in table["name"].to_pylist()]
+    assert table["cluster"].type == pa.list_(pa.string())
+    unnamed = [(entry, label, None) for entry, label in images()]
+    assert source_index(dataset, "train", unnamed).equals(source_index(dataset, "train", images()))
+
+
+@pytest.mark.parametrize("missing", [None, (), ("",)])
+def test_an_image_without_a_cluster_among_others_that_have_one_is_named(dataset, missing):
+    named = [(entry, label, missing if i == 4 else ["a"]) for i, (entry, label) in enumerate(images())]
+    with pytest.raises(ValueError, match=r"a\.tar: cluster of '1/004\.jpg' is .*, expected at least one name"):
+        source_index(dataset, "train", named)

@@ -110,6 +110,19 @@ def test_a_shard_of_bad_images_only_is_empty(dataset, tmp_path):
     assert verify(dataset, "test", folder)["samples"] == len(Shards(folder)) == 5
 
 
+def test_good_images_keep_their_clusters_where_others_are_bad_even_all_of_a_shard(dataset, tmp_path):
+    splits = {**dataset.model_dump()["splits"], "test": {"num_shards": 6, "raw": {"images": "test"}}}
+    dataset = changed(dataset, splits=splits, allow_bad=0.2, cluster=r"(\d+)\.jpg")
+    (tmp_path / "raw" / "test" / "1" / "001.jpg").write_bytes(b"")
+    folder = build(dataset, "test", tmp_path / "out")
+    assert verify(dataset, "test", folder)["samples"] == 5
+    source = pq.read_table(folder / "source.parquet").to_pylist()
+    names = {row["key"]: [row["name"][-7:-4]] for row in source}
+    shards = Shards(folder)
+    assert shards.clusters.to_pylist() == [names[key] for key in shards.keys]
+    assert ["001"] not in shards.clusters.to_pylist()
+
+
 def test_a_raw_file_that_is_gone_ends_the_job_and_is_no_bad_image(dataset, tmp_path):
     index_split(dataset, "test", tmp_path / "out")
     (tmp_path / "raw" / "test" / "0" / "003.jpg").unlink()

@@ -164,3 +164,48 @@ def test_an_altered_tar_of_the_same_size_is_found_once_and_again_after_a_change(
     tar.write_bytes(data)
     with pytest.raises(ValueError, match=r"000001\.tar: sha256: got"):
         Shards(train_folder).check_tars(remembered)
+
+
+def one_label(count: int) -> dict:
+    keys = [f"{number:08d}" for number in range(count)]
+    return {**columns(keys, [0] * count), "label": pa.array([0] * count, pa.int32())}
+
+
+def test_clusters_are_lists_of_names_in_index_order_or_none(tmp_path):
+    names = [["7"], ["3", "12"], ["7"]]
+    table = pa.table({**one_label(3), "cluster": pa.array(names, pa.list_(pa.string()))})
+    shards = Shards(indexed(tmp_path / "named", table))
+    assert shards.clusters.type == pa.list_(pa.string())
+    assert pickle.loads(pickle.dumps(shards)).clusters.to_pylist() == names
+    assert Shards(indexed(tmp_path / "unnamed", pa.table(one_label(3)))).clusters is None
+
+
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        (pa.array(["a", "b"]), "type of column 'cluster': got 'string', expected 'list<item: string>'"),
+        (pa.array([[1], [2]]), "type of column 'cluster': got 'list<element: int64>'"),
+        (pa.array([["a"], None], pa.list_(pa.string())), "row 1: cluster is None, expected a list of"),
+        (pa.array([["a"], []], pa.list_(pa.string())), r"row 1: cluster is \[\], expected"),
+        (pa.array([["a", None], ["b"]], pa.list_(pa.string())), r"row 0: cluster is \['a', None\], expected"),
+        (pa.array([["a"], ["b", ""]], pa.list_(pa.string())), r"row 1: cluster is \['b', ''\], expected"),
+    ],
+)
+def test_clusters_that_are_no_names_are_refused_with_file_and_row(tmp_path, clusters, message):
+    folder = indexed(tmp_path / "made", pa.table({**one_label(2), "cluster": clusters}))
+    with pytest.raises(ValueError, match=rf"^[^\n]*index\.parquet: {message}"):
+        Shards(folder)
+
+
+def test_an_index_of_1_3_million_images_with_clusters_loads_in_less_than_three_seconds(tmp_path):
+    samples = 1_300_000
+    names = pa.array(np.arange(samples) % 1797).cast(pa.string())
+    clusters = pa.ListArray.from_arrays(pa.array(np.arange(samples + 1), pa.int32()), names)
+    keys = pc.utf8_lpad(pa.array(np.arange(samples)).cast(pa.string()), 8, "0")
+    labels = pa.array(np.arange(samples) % 1000, pa.int32())
+    table = pa.table({**columns(keys, np.zeros(samples)), "label": labels, "cluster": clusters})
+    folder = indexed(tmp_path / "made", table, num_classes=1000)
+    started = time.process_time()
+    shards = Shards(folder)
+    assert time.process_time() - started < 3
+    assert shards.clusters[1798].as_py() == ["1"]

@@ -67,6 +67,7 @@ def test_shards_behind_http_read_as_those_in_their_folder(server, train_folder, 
     ours = remote_shards(server.url("train"), tmp_path / "cache")
     assert everything(ours) == everything(Shards(train_folder))
     assert ours.manifest_sha256 == Shards(train_folder).manifest_sha256
+    assert ours.clusters.equals(Shards(train_folder).clusters)
     assert everything(remote_shards(train_folder.as_uri(), tmp_path / "other")) == everything(ours)
 
 

@@ -58,6 +58,35 @@ def test_shards_are_consecutive_slices_of_nearly_equal_length(train_folder):
     assert index["key"].to_pylist() == pq.read_table(train_folder / "source.parquet")["key"].to_pylist()
 
 
+def test_clusters_of_the_source_index_are_those_of_the_index(train_folder):
+    source, index = (pq.read_table(train_folder / f"{name}.parquet") for name in ("source", "index"))
+    assert index.column_names == ["key", "shard", "offset", "size", "label", "cluster"]
+    assert index["cluster"].type == pa.list_(pa.string())
+    assert index["cluster"].to_pylist() == source["cluster"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        (pa.array(["a"] * 61), "type of column 'cluster': got 'string'"),
+        (pa.array([["a"]] * 60 + [None], pa.list_(pa.string())), "row 60: cluster is None, expected"),
+        (pa.array([[]] + [["a"]] * 60, pa.list_(pa.string())), r"row 0: cluster is \[\], expected"),
+    ],
+)
+def test_a_source_index_whose_clusters_are_no_names_is_refused(tiny, tmp_path, clusters, message):
+    index_split(tiny, "train", tmp_path)
+    table = pq.read_table(tmp_path / "source.parquet").drop_columns("cluster").append_column("cluster", clusters)
+    pq.write_table(table, tmp_path / "source.parquet")
+    with pytest.raises(ValueError, match=rf"source\.parquet: {message}"):
+        write_job(tiny, "train", 0, tmp_path)
+
+
+def test_verify_names_a_cluster_that_is_not_the_source_index_s(tiny, train_folder):
+    edit_table(train_folder, "index", "cluster", 3, ["a"])
+    with pytest.raises(ValueError, match=r"index\.parquet: cluster of row 3: got \['a'\], expected \['"):
+        verify(tiny, "train", train_folder)
+
+
 def test_the_manifest_counts_and_hashes_what_is_there(train_folder):
     manifest = read_json(train_folder / "manifest.json")
     assert manifest["samples"] == sum(manifest["classes"].values()) == 61
@@ -151,6 +180,16 @@ def interrupted(tiny, folder, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             write_job(tiny, "train", 0, folder)
     return folder / "jobs" / "00000.parts" / "tiny-train-000000.tar"
+
+
+def test_an_interrupted_job_of_lists_gives_the_bytes_of_one_attempt(tiny, tmp_path, monkeypatch):
+    scenes = {**tiny.scenes.model_dump(), "digits": [1, 2]}
+    multi = changed(tiny, multi_label=True, scenes=scenes)
+    whole = build(multi, "train", tmp_path / "whole")
+    folder = tmp_path / "interrupted"
+    index_split(multi, "train", folder)
+    interrupted(multi, folder, monkeypatch)
+    assert job_contents(build(multi, "train", folder)) == job_contents(whole)
 
 
 def test_a_part_that_was_harmed_or_belongs_to_other_data_is_made_again(tiny, train_folder, tmp_path, monkeypatch):

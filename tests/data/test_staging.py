@@ -51,6 +51,7 @@ def test_the_copy_reads_the_same_and_is_gone_afterwards(train_folder, node):
         assert folder.is_relative_to(node)
         ours, source = Shards(folder), Shards(train_folder)
         assert ours.manifest_sha256 == source.manifest_sha256 == folder.name
+        assert ours.clusters.equals(source.clusters)
         assert [ours.read(i) for i in range(len(ours))] == [source.read(i) for i in range(len(source))]
     assert left(node) == []
 

@@ -1,6 +1,7 @@
 """config/datasets/*.yaml: where raw images come from and how they become shards."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -36,6 +37,8 @@ MULTI_LABEL: dict[str, tuple[bool, ...]] = {
     "webdataset": (False, True),
 }
 """What `multi_label` may be, where it may be anything but false."""
+NAMED_BY_PATTERN = ("folder",)
+"""Sources whose images have their `cluster` in their names; others have it in their data, or none."""
 
 
 class RawFile(Strict):
@@ -122,6 +125,9 @@ class Dataset(Strict):
     the YAML."""
     multi_label: bool = later(False)
     """Whether an image has any number of classes."""
+    cluster: str | None = later(None)
+    """Regular expression, searched in the name of each image below the root of its split: its first group, or the whole
+    match without a group, names what the image shares with others (a patient, a video). Default: nothing."""
     image_size: int = Field(ge=1)
     """Side of what the network sees, in pixels."""
     mean: tuple[float, float, float]
@@ -145,6 +151,17 @@ class Dataset(Strict):
     def _named(cls, classes):
         return tuple(map(str, range(classes))) if type(classes) is int else classes
 
+    @field_validator("cluster")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern == "":
+            raise ValueError("expected a regular expression, got an empty text")
+        try:
+            re.compile(pattern or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"expected a regular expression: {error}") from None
+        return pattern
+
     @field_validator("splits")
     @classmethod
     def _in_fixed_order(cls, splits: dict) -> dict:
@@ -163,6 +180,11 @@ class Dataset(Strict):
         allowed = MULTI_LABEL.get(self.source, (False,))
         if self.multi_label not in allowed:
             raise ValueError(f"multi_label is {self.multi_label}, expected {allowed[0]} for source {self.source}")
+        if self.cluster is not None and self.source not in NAMED_BY_PATTERN:
+            raise ValueError(
+                f"cluster is '{self.cluster}', expected none for source {self.source}: only source "
+                f"{' or '.join(NAMED_BY_PATTERN)} takes a pattern"
+            )
         return self
 
     @model_validator(mode="after")

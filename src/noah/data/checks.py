@@ -4,10 +4,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from noah.files import read_parquet, sha256_file
+
+CLUSTER, CLUSTERS = "cluster", pa.list_(pa.string())
+"""An optional column: what an image shares with others (a digit, a patient, a video), as at least one name."""
 
 
 def expect(path: Path, what: str, found: Any, expected: Any) -> None:
@@ -49,6 +53,29 @@ def expect_columns(path: Path, table: pa.Table, types: dict[str, pa.DataType], n
             nulls += pc.list_flatten(column).null_count
         if nulls:
             raise ValueError(f"{path}: column '{name}': got a null, expected a value in every row")
+
+
+def expect_clusters(path: Path, table: pa.Table) -> pa.Array | None:
+    """The column `cluster`, list of string (S,), every row with a name; None where the table has none.
+
+    Raises:
+        ValueError: Another type, or names the first row without a name.
+    """
+    if CLUSTER not in table.column_names:
+        return None
+    expect(path, f"columns '{CLUSTER}'", table.column_names.count(CLUSTER), 1)
+    column = table[CLUSTER].combine_chunks()
+    if column.type != CLUSTERS:
+        expect(path, f"type of column '{CLUSTER}'", str(column.type), str(CLUSTERS))
+    names = column.flatten()
+    nameless = pc.fill_null(pc.equal(names, ""), True).to_numpy(zero_copy_only=False)
+    wrong = pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0).to_numpy(zero_copy_only=False)
+    wrong[column.value_parent_indices().to_numpy()[nameless]] = True
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        found = column[row].as_py()
+        raise ValueError(f"{path}: row {row}: {CLUSTER} is {found!r}, expected a list of at least one name")
+    return column
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

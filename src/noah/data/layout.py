@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from noah.config import Dataset
 from noah.config.dataset import SplitName
-from noah.data.checks import expect_columns, read_table
+from noah.data.checks import expect_clusters, expect_columns, read_table
 from noah.data.sources import SOURCES
 from noah.files import write_atomic
 
@@ -76,6 +76,7 @@ def read_source(dataset: Dataset, path: Path) -> pa.Table:
     label, kind = ("labels", pa.list_(pa.int32())) if dataset.multi_label else ("label", pa.int32())
     types = {"key": pa.string(), "container": pa.string(), "offset": pa.int64(), "size": pa.int64(), label: kind}
     expect_columns(path, table, types, nullable=(label,))
+    expect_clusters(path, table)
     if table.num_rows == 0:
         raise ValueError(f"{path}: has no rows, expected at least one image")
     return table

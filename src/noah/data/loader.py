@@ -20,7 +20,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from noah.config import Dataset, Recipe, Run
 from noah.data.buffers import Buffers
-from noah.data.images import decode_tensor
 from noah.data.reader import AUGMENTATION, Shards, epoch_order
 from noah.data.transforms import Transform, eval_transform, train_transform
 from noah.data.workers import start_worker, starting_workers
@@ -136,7 +135,7 @@ class _Batches(TorchDataset):
     def _image(self, i: int, copy: int) -> torch.Tensor:
         if self.stream is not None:
             _seed_generator(*self.stream, int(self.shards.keys[i]), copy)
-        return self.transform(decode_tensor(self.shards.read(i), self.shards.where(i)))
+        return self.transform(self.shards.pixels(i))
 
 
 class _Tasks:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from noah.config import Dataset
 from noah.config.dataset import SplitName
+from noah.data.checks import CLUSTER, CLUSTERS
 from noah.data.containers import Entry
 
 ORDER = "order"
@@ -16,11 +17,12 @@ ORDER = "order"
 
 Label = int | Sequence[int] | None
 """A class number, several (multi-label), or None where the raw data has none: such an image is quarantined."""
+Names = Sequence[str] | None
+"""What an image shares with others (a patient, a video); None where the raw data does not say."""
+Image = tuple[Entry, Label] | tuple[Entry, Label, Names]
 
 
-def source_index(
-    dataset: Dataset, split: SplitName, images: Iterable[tuple[Entry, Label]], *, shuffle: bool = True
-) -> pa.Table:
+def source_index(dataset: Dataset, split: SplitName, images: Iterable[Image], *, shuffle: bool = True) -> pa.Table:
     """The source index of a split.
 
     The order depends on the names of the images and the dataset's seed alone, not on where they lie: a folder and a tar
@@ -29,25 +31,27 @@ def source_index(
     Args:
         dataset: The dataset.
         split: Its split; train and a minival that is cut from it divide the same images by a hash of each name.
-        images: Every raw image with its label.
+        images: Every raw image with its label; and, of all of them or of none, the names of its clusters.
         shuffle: False keeps the order of `images`.
 
     Returns:
         key (zero-padded number), name, container, offset, size, deflated, and label (int32, null for None) or labels
-        (list of int32, sorted).
+        (list of int32, sorted); and cluster (list of string, distinct and sorted) where the images have names.
 
     Raises:
         ValueError: Another number of images than the split's `samples`, a name that occurs twice, a label that is no
-            class, or a class of the training split without an image.
+            class, a class of the training split without an image, or an image without a cluster where others have one.
     """
     cut = dataset.minival_share > 0 and split in ("train", "minival")
-    columns: dict[str, list] = {name: [] for name in ("name", "container", "offset", "size", "deflated", "label")}
+    columns: dict[str, list] = {
+        name: [] for name in ("name", "container", "offset", "size", "deflated", "label", CLUSTER)
+    }
     found = 0
-    for entry, label in images:
+    for entry, label, *names in images:
         found += 1
         if cut and _in_minival(dataset, entry.name) != (split == "minival"):
             continue
-        for column, value in zip(columns.values(), (*entry, label), strict=True):
+        for column, value in zip(columns.values(), (*entry, label, *(names or [None])), strict=True):
             column.append(value)
     _check_count(dataset, split, found)
     _check_labels(dataset, split, columns)
@@ -62,6 +66,7 @@ def source_index(
             "size": pa.array(columns["size"], pa.int64()),
             "deflated": pa.array(columns["deflated"], pa.bool_()),
             **labels,
+            **_clusters(dataset, columns),
         }
     )
     by_name = pc.sort_indices(table["name"])
@@ -90,11 +95,12 @@ def _seed(*parts) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big")
 
 
-def _strings(dataset: Dataset, values: list[str]) -> pa.Array:
+def _strings(dataset: Dataset, values: list, kind: pa.DataType = pa.string()) -> pa.Array:
     try:
-        return pa.array(values, pa.string())
+        return pa.array(values, kind)
     except UnicodeEncodeError as error:
-        raise ValueError(f"dataset {dataset.name}: file name {error.object!r} is not UTF-8") from None
+        what = "file name" if kind == pa.string() else CLUSTER
+        raise ValueError(f"dataset {dataset.name}: {what} {error.object!r} is not UTF-8") from None
 
 
 def _check_distinct(dataset: Dataset, split: str, sorted_names: pa.ChunkedArray) -> None:
@@ -119,6 +125,20 @@ def _check_labels(dataset: Dataset, split: str, columns: dict[str, list]) -> Non
     if split == "train" and empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise ValueError(f"dataset {dataset.name}: split train has no image of class '{empty[0]}'{more}")
+
+
+def _clusters(dataset: Dataset, columns: dict[str, list]) -> dict[str, pa.Array]:
+    """The column `cluster`, or none where no image has a name."""
+    found = columns[CLUSTER]
+    if not any(names is not None for names in found):
+        return {}
+    for row, names in enumerate(found):
+        if not names or "" in names:
+            raise ValueError(
+                f"{dataset.root_path / columns['container'][row]}: cluster of '{columns['name'][row]}' is {names!r}, "
+                "expected at least one name"
+            )
+    return {CLUSTER: _strings(dataset, [sorted(set(names)) for names in found], CLUSTERS)}
 
 
 def _sorted(label: Sequence[int] | None) -> list[int] | None:

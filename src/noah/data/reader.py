@@ -3,17 +3,21 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from noah.data.checks import expect, expect_columns, expect_file, read_table
+from noah.data.checks import expect, expect_clusters, expect_columns, expect_file, read_table
+from noah.data.images import decode_tensor
 from noah.data.manifest import read_manifest
 from noah.data.open_files import OpenFiles
 from noah.files import read_mapping, sha256_file, write_json
 
 MANIFEST, INDEX = "manifest.json", "index.parquet"
+SMALL_BYTES, KEPT_BYTES = 16 << 20, 256 << 20
+"""A split of so many encoded bytes is small, and keeps its decoded images while they are no more than so many."""
 ORDER, AUGMENTATION = 1, 2
 """What a stream of random numbers is for: the first word of its seed, so that no two streams are ever the same."""
 
@@ -27,6 +31,8 @@ class Shards:
         keys: str (S,), the digits of a number; numbers may be left out.
         labels: int64 (S,), or uint8 (S, M) of zeros and ones where an image has any number of the M classes.
         shard_of: int64 (S,), the number of the tar that holds each sample.
+        clusters: pyarrow list of string (S,), at least one name of what each sample shares with others (a digit, a
+            patient); None where the index does not say.
     """
 
     def __init__(self, folder: Path, fetch: Callable[[str, str], None] | None = None):
@@ -58,9 +64,12 @@ class Shards:
         table = _checked(index, read_table(index), self.manifest)
         self.keys = table["key"].to_numpy().astype(str)
         self.labels = _labels(table, len(self.manifest["classes"]))
+        self.clusters = expect_clusters(index, table)
         self.shard_of = table["shard"].to_numpy().astype(np.int64)
         self._offsets, self._sizes = table["offset"].to_numpy(), table["size"].to_numpy()
         self._files = OpenFiles()
+        self._kept: dict[int, Any] | None = {} if self._sizes.sum() <= SMALL_BYTES else None
+        self._kept_bytes = 0
         expect(manifest, "samples", self.manifest["samples"], len(self))
 
     def check_tars(self, remembered: Path) -> None:
@@ -103,6 +112,25 @@ class Shards:
         if len(data) != self._sizes[i]:
             raise ValueError(f"{self.where(i)}: got {len(data)} bytes, expected {self._sizes[i]}")
         return data
+
+    def pixels(self, i: int):
+        """Sample i decoded: a uint8 tensor (3, height, width) that nobody may change.
+
+        Small splits keep what they decoded: a PNG of 32 pixels takes longer to decode than to augment.
+
+        Raises:
+            ValueError: As `read`.
+            BadImage: As `decode_tensor`.
+        """
+        if self._kept is not None and i in self._kept:
+            return self._kept[i]
+        image = decode_tensor(self.read(i), self.where(i))
+        if self._kept is not None:
+            self._kept_bytes += image.nbytes
+            self._kept[i] = image
+            if self._kept_bytes > KEPT_BYTES:
+                self._kept = None
+        return image
 
     def where(self, i: int) -> str:
         """Names sample i in messages: file, offset, key."""

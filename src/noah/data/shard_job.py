@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from noah.config import Dataset
-from noah.data.checks import read_table
+from noah.data.checks import CLUSTER, CLUSTERS, read_table
 from noah.data.images import BadImage, prepare
 from noah.data.layout import write_table
 from noah.data.manifest import ShardEntry
@@ -28,7 +28,7 @@ class Shard:
     entry: dict
     """name, samples, bytes, sha256: as the manifest has it."""
     index: pa.Table
-    """key, shard, offset, size, label (or labels) of each image."""
+    """key, shard, offset, size, label (or labels) of each image, and cluster where the source index has it."""
     bad: list[Bad]
 
 
@@ -53,7 +53,7 @@ class Parts:
                 if not whole or known["rows_sha256"] != sha256_file(rows):
                     return None
                 entry = ShardEntry(**known["entry"]).model_dump()
-                return Shard(entry, read_table(rows), [Bad(*bad) for bad in known["bad"]])
+                return Shard(entry, _as_written(read_table(rows)), [Bad(*bad) for bad in known["bad"]])
         except ValueError:  # a note that says nothing
             return None
 
@@ -84,7 +84,7 @@ def write_shard(dataset: Dataset, shard: int, path: Path, rows: list[dict], read
     Raises:
         ValueError: A label is out of range, or the source says that its raw data is not what was indexed.
     """
-    images, members, bad = [], [], []
+    columns, images, members, bad = _copied(dataset, rows), [], [], []
     with write_atomic(path) as temporary, open(temporary, "wb") as file:
         tar = TarWriter(file)
         for row in rows:
@@ -97,7 +97,7 @@ def write_shard(dataset: Dataset, shard: int, path: Path, rows: list[dict], read
             images.append(row)
         sha256 = tar.close()
     entry = {"name": path.name, "samples": len(images), "bytes": tar.bytes, "sha256": sha256}
-    return Shard(entry, _index(dataset, shard, images, members), bad)
+    return Shard(entry, _index(columns, shard, images, members), bad)
 
 
 def link_shard(dataset: Dataset, shard: int, path: Path, rows: list[dict], read: Read) -> Shard:
@@ -106,7 +106,7 @@ def link_shard(dataset: Dataset, shard: int, path: Path, rows: list[dict], read:
     Raises:
         ValueError: As `write_shard`.
     """
-    images, bad = [], []
+    columns, images, bad = _copied(dataset, rows), [], []
     for row in rows:
         try:
             checked_image(dataset, row, read)
@@ -123,7 +123,7 @@ def link_shard(dataset: Dataset, shard: int, path: Path, rows: list[dict], read:
     os.replace(link, path)
     members = [Member(row["key"], "", row["offset"], row["size"]) for row in images]
     entry = {"name": path.name, "samples": len(images), "bytes": target.stat().st_size, "sha256": sha256}
-    return Shard(entry, _index(dataset, shard, images, members), bad)
+    return Shard(entry, _index(columns, shard, images, members), bad)
 
 
 def checked_image(dataset: Dataset, row: dict, read: Read) -> tuple[str, bytes]:
@@ -144,17 +144,25 @@ def checked_image(dataset: Dataset, row: dict, read: Read) -> tuple[str, bytes]:
     return prepare(data, where, dataset.reencode)
 
 
-def _index(dataset: Dataset, shard: int, rows: list[dict], members: list[Member]) -> pa.Table:
-    if dataset.multi_label:
-        labels = {"labels": pa.array([row["labels"] for row in rows], pa.list_(pa.int32()))}
-    else:
-        labels = {"label": pa.array([row["label"] for row in rows], pa.int32())}
+def _as_written(table: pa.Table) -> pa.Table:
+    """Parquet renames the items of lists, which would show in the bytes of the next file."""
+    kinds = [(field.name, field.type) for field in table.schema]
+    return table.cast(pa.schema([(name, pa.list_(k.value_type) if pa.types.is_list(k) else k) for name, k in kinds]))
+
+
+def _copied(dataset: Dataset, rows: list[dict]) -> dict[str, pa.DataType]:
+    """Columns that the index takes from the source index. Of all rows: a shard of bad images has the same columns."""
+    columns = {"labels": pa.list_(pa.int32())} if dataset.multi_label else {"label": pa.int32()}
+    return {**columns, CLUSTER: CLUSTERS} if rows and CLUSTER in rows[0] else columns
+
+
+def _index(columns: dict[str, pa.DataType], shard: int, rows: list[dict], members: list[Member]) -> pa.Table:
     return pa.table(
         {
             "key": pa.array([row["key"] for row in rows], pa.string()),
             "shard": pa.array([shard] * len(rows), pa.int32()),
             "offset": pa.array([member.offset for member in members], pa.int64()),
             "size": pa.array([member.size for member in members], pa.int64()),
-            **labels,
+            **{name: pa.array([row[name] for row in rows], kind) for name, kind in columns.items()},
         }
     )

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from noah.config import Dataset
 from noah.config.dataset import SplitName
-from noah.data.checks import expect, expect_file, expect_rows, read_table
+from noah.data.checks import CLUSTER, expect, expect_file, expect_rows, read_table
 from noah.data.layout import (
     INDEX,
     MANIFEST,
@@ -56,8 +56,9 @@ def verify(dataset: Dataset, split: SplitName, out_dir: Path) -> dict:
     is_good = pc.invert(pc.is_in(source["key"], pa.array(sorted(bad), pa.string())))
     good = source.filter(is_good)
     label = "labels" if dataset.multi_label else "label"
+    copied = ["key", label, *([CLUSTER] if CLUSTER in source.column_names else [])]
     expect(path, "samples", manifest["samples"], good.num_rows)
-    expect_rows(out_dir / INDEX, index, good.select(["key", label]))
+    expect_rows(out_dir / INDEX, index, good.select(copied))
     values = label_values(index)
     wrong = values[(values < 0) | (values >= dataset.num_classes)].tolist()
     expect(out_dir / INDEX, f"labels outside 0 to {dataset.num_classes - 1}", wrong, [])

@@ -85,15 +85,20 @@ def best_thresholds(logits: torch.Tensor, labels: np.ndarray) -> list[float]:
 def write_records(path: Path, shards: Shards, logits: torch.Tensor, thresholds: list[float] | None = None) -> None:
     """predictions.parquet of either kind."""
     if shards.labels.ndim == 2:
-        write_multi_label_predictions(path, shards.keys, shards.labels, logits, thresholds)
+        write_multi_label_predictions(path, shards.keys, shards.labels, logits, thresholds, clusters=shards.clusters)
     else:
-        write_predictions(path, shards.keys, shards.labels, logits)
+        write_predictions(path, shards.keys, shards.labels, logits, clusters=shards.clusters)
 
 
-def write_predictions(path: Path, keys: np.ndarray, labels: np.ndarray, logits: torch.Tensor) -> None:
+def write_predictions(
+    path: Path, keys: np.ndarray, labels: np.ndarray, logits: torch.Tensor, *, clusters: pa.Array | None = None
+) -> None:
     """One record per image: key, label, the five best classes, their probabilities, log-probability of the label.
 
     With fewer than five classes the list is filled up with class -1 of probability 0.
+
+    Args:
+        clusters: As of `Shards`, for a column cluster; None: there is none.
     """
     log_probabilities = logits.double().log_softmax(1)
     top = log_probabilities.topk(min(5, logits.shape[1]), dim=1)
@@ -110,17 +115,24 @@ def write_predictions(path: Path, keys: np.ndarray, labels: np.ndarray, logits: 
             "label_logprob": pa.array(log_probabilities.gather(1, target[:, None])[:, 0].float().numpy()),
         }
     )
-    _write(path, table)
+    _write(path, table, clusters)
 
 
 def write_multi_label_predictions(
-    path: Path, keys: np.ndarray, labels: np.ndarray, logits: torch.Tensor, thresholds: list[float] | None
+    path: Path,
+    keys: np.ndarray,
+    labels: np.ndarray,
+    logits: torch.Tensor,
+    thresholds: list[float] | None,
+    *,
+    clusters: pa.Array | None = None,
 ) -> None:
     """One record per image: key, labels (class numbers), scores (the M logits).
 
     Args:
         thresholds: Per class, of probabilities; as JSON in the schema's metadata under `THRESHOLDS`. None: there was no
             minival to choose them on, and 0.5 stands for every class.
+        clusters: As of `Shards`, for a column cluster; None: there is none.
     """
     images, classes = logits.shape
     offsets = np.append(0, labels.sum(axis=1, dtype=np.int64).cumsum())
@@ -134,9 +146,11 @@ def write_multi_label_predictions(
         }
     )
     assert table.num_rows == images
-    _write(path, table.replace_schema_metadata({THRESHOLDS: json.dumps(thresholds or [0.5] * classes)}))
+    _write(path, table.replace_schema_metadata({THRESHOLDS: json.dumps(thresholds or [0.5] * classes)}), clusters)
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: Path, table: pa.Table, clusters: pa.Array | None) -> None:
+    if clusters is not None:
+        table = table.append_column("cluster", clusters)
     with write_atomic(path) as temporary:
         pq.write_table(table, temporary)

@@ -1,6 +1,7 @@
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from digits_builder import build, changed
 from PIL import Image
@@ -76,3 +77,12 @@ def test_a_dataset_that_cannot_be_is_refused(numbers, fields, message):
 def test_numbers_become_shards(numbers, tmp_path):
     report = verify(numbers, "test", build(numbers, "test", tmp_path / "test"))
     assert report["samples"] == 50
+
+
+def test_the_cluster_of_an_image_is_its_distinct_digits_in_the_order_of_their_numbers(numbers):
+    index = digits_numbers.index(numbers, "train")
+    assert index["cluster"].type == pa.list_(pa.string())
+    rows = index.to_pylist()
+    assert {len(row["cluster"]) for row in rows} == {2, 3}
+    for row in rows:
+        assert row["cluster"] == [str(number) for number in sorted(set(row["objects"]))]

@@ -3,6 +3,7 @@ import io
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from digits_builder import build, changed
@@ -253,3 +254,37 @@ def test_multi_label_scenes_become_shards(multi, tmp_path):
     assert report["samples"] == 61
     index = pq.read_table(folder / "index.parquet")
     assert index["labels"].to_pylist() == digits_scenes.index(multi, "train")["labels"].to_pylist()
+
+
+def numbers_of(row) -> list[str]:
+    return [str(number) for number in sorted(set(row["objects"]))]
+
+
+def test_a_scene_names_its_digits_as_its_cluster_and_those_alone(tiny, multi, raw):
+    digits = digits_scenes.load_digits(tiny)
+    clusters = digits_scenes.index(tiny, "train")["cluster"]
+    offsets = digits_scenes.index(tiny, "train")["offset"].to_pylist()
+    assert clusters.type == pa.list_(pa.string())
+    assert clusters.to_pylist() == [[str(digits.number(offset))] for offset in offsets]
+    rows = digits_scenes.index(multi, "train").to_pylist()
+    assert {len(row["cluster"]) for row in rows} == {1, 2, 3, 4}
+    assert [row["cluster"] for row in rows] == [numbers_of(row) for row in rows]
+
+
+def test_a_digit_that_is_twice_in_a_scene_is_named_once(multi):
+    splits = {name: {**split.model_dump(), "source_images": 10} for name, split in multi.splits.items()}
+    rows = digits_scenes.index(changed(multi, splits=splits), "train").to_pylist()
+    assert any(len(row["cluster"]) < len(row["objects"]) for row in rows)
+    assert [row["cluster"] for row in rows] == [numbers_of(row) for row in rows]
+
+
+def test_the_cluster_of_a_scene_changes_no_byte_of_its_tar(tiny, tmp_path, monkeypatch):
+    index = digits_scenes.index
+    monkeypatch.setattr(digits_scenes, "index", lambda *arguments: index(*arguments).drop_columns("cluster"))
+    without = build(tiny, "test", tmp_path / "without")
+    monkeypatch.undo()
+    named = build(tiny, "test", tmp_path / "with")
+    for tar in named.glob("*.tar"):
+        assert tar.read_bytes() == (without / tar.name).read_bytes()
+    one, other = (pq.read_table(out / "index.parquet") for out in (named, without))
+    assert one.drop_columns("cluster").equals(other)

@@ -71,3 +71,10 @@ def test_scenes_become_shards(dataset, tmp_path):
 def test_a_label_that_is_no_class_is_refused(dataset):
     with pytest.raises(ValueError, match="the labels go to 9, expected 0 to 7"):
         fashion_scenes.index(changed(dataset, classes=8), "test")
+
+
+def test_the_cluster_of_a_scene_is_its_images_of_fashion_mnist(dataset):
+    own, _ = fashion_scenes._own(dataset, "test")
+    for row in fashion_scenes.index(dataset, "test").to_pylist():
+        chosen = row["objects"] if dataset.multi_label else [own.number(row["offset"])]
+        assert row["cluster"] == [str(number) for number in sorted(set(chosen))]

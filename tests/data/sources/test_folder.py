@@ -1,9 +1,11 @@
 """Folders of images as users have them, plain and as archives."""
 
+import re
 import unicodedata
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from digits_builder import build, changed
 from replica_images import digit, tar_bytes, write_files
@@ -145,3 +147,37 @@ def test_raw_data_that_is_missing_empty_or_misnamed_is_one_line(root):
     with pytest.raises(ValueError, match=r"got '\.\./train', expected a path below root"):
         folder.index(dataset_of(root, "../train"), "train")
     assert folder.fetch(dataset_of(root)) == [root / "train"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name_of"),
+    [
+        (r"([^/]+)\.[a-zA-Z]+$", lambda name: Path(name).stem),
+        (r"[^/.]+", lambda name: name.split("/")[0]),
+        (r"^[^/]+/(?:deeper/still/)?(.)([0-9]?)", lambda name: Path(name).name[0]),
+    ],
+)
+def test_a_pattern_names_the_cluster_by_its_first_group_or_its_whole_match(root, pattern, name_of):
+    plain, index = folder.index(dataset_of(root), "train"), folder.index(dataset_of(root, cluster=pattern), "train")
+    assert index.drop_columns("cluster").equals(plain)
+    assert index["cluster"].type == pa.list_(pa.string())
+    assert index["cluster"].to_pylist() == [[name_of(name)] for name in index["name"].to_pylist()]
+
+
+def test_clusters_of_a_folder_and_of_an_archive_are_the_same_and_reach_the_reader(root, tmp_path):
+    write_zip(root / "pets.zip", {f"pets/{name}": data for name, data in FILES.items()})
+    dataset = dataset_of(root, cluster=r"^[^/]+/(.)")
+    raw = {"num_shards": 2, "raw": {"images": "pets.zip", "inside": "pets"}}
+    inside = changed(dataset, splits={"train": raw, "test": raw})
+    built = [Shards(build(each, "train", tmp_path / name)) for name, each in {"a": dataset, "b": inside}.items()]
+    assert built[0].clusters.to_pylist() == built[1].clusters.to_pylist()
+    assert {name for names in built[0].clusters.to_pylist() for name in names} == {"0", "1", "2", "b", "d"}
+
+
+@pytest.mark.parametrize("pattern", ["^cat/(.)", "(x?)", "(cat)|dog|guinea"])
+def test_an_image_whose_name_has_no_cluster_is_named_with_the_pattern_before_anything_is_sharded(
+    root, tmp_path, pattern
+):
+    with pytest.raises(ValueError, match=rf"^[^\n]*train: '(dog|cat)/.*': .*cluster '{re.escape(pattern)}'"):
+        build(dataset_of(root, cluster=pattern), "train", tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()

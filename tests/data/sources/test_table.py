@@ -200,3 +200,77 @@ def test_a_text_that_is_one_class_by_name_and_another_by_number_is_refused(root)
         found(dataset_of(root, "digits.csv", classes=("1", "2", "3")))
     dataset = dataset_of(root, "digits.csv", test={"table": "digits.csv"}, raw={"table": "all.csv"})
     assert found(changed(dataset, classes=("0", "1", "2")), "test") == {"images/0.jpg": 1}
+
+
+def clusters_of(dataset: Dataset, split: str = "train") -> dict:
+    index = table.index(dataset, split)
+    assert index["cluster"].type == pa.list_(pa.string())
+    return dict(zip(index["name"].to_pylist(), index["cluster"].to_pylist(), strict=True))
+
+
+def with_clusters(root: Path, clusters: list, name: str = "named.csv") -> Dataset:
+    write_files(root, {name: csv_of(zip(PATHS, LABELS, clusters, strict=True), "path,label,cluster")})
+    return dataset_of(root, name)
+
+
+def test_a_column_cluster_is_read_as_text_with_one_name_or_several(root):
+    written = ["007", "NA", "b; a;", " 7 ", "10;9", "a;a"]
+    expected = [["007"], ["NA"], ["a", "b"], ["7"], ["10", "9"], ["a"]]
+    assert clusters_of(with_clusters(root, written)) == dict(zip(PATHS, expected, strict=True))
+
+
+def test_a_cluster_in_parquet_may_be_a_text_a_whole_number_or_a_list(root):
+    texts, lists = ["a", "b;a", "7", "7", "a", "b"], [["a"], ["b", "a"], ["7"], ["7"], ["a"], ["b"]]
+    frame = {"path": PATHS, "label": LABELS}
+    pd.DataFrame({**frame, "cluster": texts}).to_parquet(root / "text.parquet")
+    pd.DataFrame({**frame, "cluster": lists}).to_parquet(root / "lists.parquet")
+    pd.DataFrame({**frame, "cluster": [3, 1, 2, 3, 1, 2]}).to_parquet(root / "numbers.parquet")
+    expected = dict(zip(PATHS, [["a"], ["a", "b"], ["7"], ["7"], ["a"], ["b"]], strict=True))
+    assert clusters_of(dataset_of(root, "text.parquet")) == expected
+    assert clusters_of(dataset_of(root, "lists.parquet")) == expected
+    assert list(clusters_of(dataset_of(root, "numbers.parquet")).values()).count(["3"]) == 2
+
+
+def test_a_column_cluster_changes_neither_order_nor_labels_and_reaches_the_reader(root, tmp_path):
+    dataset = with_clusters(root, ["x", "y", "x", "y", "z", "z;x"])
+    index = table.index(dataset, "train")
+    assert index.drop_columns("cluster").equals(table.index(dataset_of(root, "all.csv"), "train"))
+    out = build(dataset, "train", tmp_path / "shards")
+    verify(dataset, "train", out)
+    assert Shards(out).clusters.to_pylist() == index["cluster"].to_pylist()
+
+
+def test_without_the_column_no_file_knows_of_clusters(root, tmp_path):
+    out = build(dataset_of(root, "all.csv"), "train", tmp_path / "shards")
+    for name in ("source.parquet", "index.parquet"):
+        assert "cluster" not in pq.read_schema(out / name).names
+    assert Shards(out).clusters is None
+
+
+@pytest.mark.parametrize("empty", ["", " ", ";"])
+def test_an_empty_cluster_names_file_and_row(root, empty):
+    with pytest.raises(ValueError, match=rf"named\.csv: row 3: cluster is '{empty}', expected a name"):
+        table.index(with_clusters(root, ["a", "b", empty, "a", "b", "c"]), "train")
+
+
+@pytest.mark.parametrize("value", [None, [], ["a", None], ["a", ""], True, 0.5, {"a": 1}])
+def test_a_cluster_in_parquet_that_is_no_name_is_refused(root, value):
+    kinds = {"path": PATHS[:1], "label": LABELS[:1], "cluster": pa.array([value])}
+    pq.write_table(pa.table(kinds), root / "odd.parquet")
+    with pytest.raises(ValueError, match=r"odd\.parquet: row 1: cluster is .*, expected a name"):
+        table.index(dataset_of(root, "odd.parquet"), "train")
+
+
+def test_rows_of_other_splits_need_no_cluster(root):
+    rows = zip(PATHS, LABELS, ["train"] * 3 + ["test"] * 3, ["a", "b", "c", "", "", ""], strict=True)
+    write_files(root, {"both.csv": csv_of(rows, "path,label,split,cluster")})
+    dataset = dataset_of(root, "both.csv", test={"table": "both.csv"})
+    assert clusters_of(dataset) == dict(zip(PATHS, [["a"], ["b"], ["c"]], strict=False))
+    with pytest.raises(ValueError, match=r"both\.csv: row 4: cluster is ''"):
+        table.index(dataset, "test")
+
+
+def test_a_column_cluster_that_is_there_twice_is_named(root):
+    write_files(root, {"twice.csv": csv_of([], "path,label,cluster,cluster")})
+    with pytest.raises(ValueError, match=r"twice\.csv: column 'cluster' is there twice"):
+        found(dataset_of(root, "twice.csv"))

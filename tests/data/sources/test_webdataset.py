@@ -4,6 +4,7 @@ import json
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
@@ -211,3 +212,44 @@ def test_a_bad_sample_is_named(root, case):
 def test_a_pickle_is_refused_as_a_label(root, label):
     with pytest.raises(ValueError, match=rf"splits\.train\.raw\.label: got '{label}', a pickle, which is never opened"):
         samples(dataset_of(root, label))
+
+
+def clusters_of(dataset: Dataset) -> dict:
+    index = webdataset.index(dataset, "train")
+    assert index["cluster"].type == pa.list_(pa.string())
+    return dict(zip(index["name"].to_pylist(), index["cluster"].to_pylist(), strict=True))
+
+
+def test_a_cluster_comes_from_any_plain_field_and_reaches_the_reader(root, tmp_path):
+    expected = {name: sorted({str(label), "emu"}) for name, label in EXPECTED.items()}
+    dataset = dataset_of(root, image={"cluster": "json:labels"})
+    assert clusters_of(dataset) == expected
+    assert Shards(build(dataset, "train", tmp_path / "shards")).clusters.to_pylist() == list(expected.values())
+    texts = clusters_of(dataset_of(root, image={"cluster": "cls"}))
+    assert texts == {name: [str(label)] for name, label in EXPECTED.items()}
+    assert "cluster" not in webdataset.index(dataset_of(root), "train").column_names
+
+
+def clustered(number: int, cluster: str) -> dict[str, bytes]:
+    return {f"{number}.json": json.dumps({"patient": cluster}).encode()}
+
+
+BAD_CLUSTERS = {
+    "no field": (PAIR, "json:patient", "one.tar: key 'x' has no field json, which splits.train.raw.cluster names"),
+    "no value": ({**PAIR, "x.json": b"{}"}, "json:patient", r"x\.json: patient is None, expected a name"),
+    "empty": ({**PAIR, "x.json": b'{"patient": " "}'}, "json:patient", r"x\.json: patient is ' ', expected a name"),
+    "no text": (
+        {**PAIR, "x.json": b'{"patient": "\\ud800"}'},
+        "json:patient",
+        r"theirs: cluster .* is not UTF-8",
+    ),
+    "pickle": (PAIR, "pyd", r"splits\.train\.raw\.cluster: got 'pyd', a pickle, which is never opened"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CLUSTERS)
+def test_a_sample_without_a_cluster_is_named(root, case):
+    files, field, message = BAD_CLUSTERS[case]
+    own = {name: data for number in range(len(CLASSES)) for name, data in clustered(number, "a").items()}
+    with pytest.raises(ValueError, match=message):
+        clusters_of(one_tar(root, {**own, **files}, image={"cluster": field}))

@@ -3,8 +3,9 @@
 - `fetch(dataset) -> list[Path]`: put the raw files under `dataset.root`, or say how the user gets them.
 - `index(dataset, split) -> pyarrow.Table`: the samples of a split in the order in which they are sharded; columns key
   (zero-padded number), container (file below root), offset and size (of the raw image there), and label (class number,
-  null where there is none) or, in a multi-label dataset, labels. Sources of image files build it with
-  `noah.data.order.source_index`, which adds the columns name and deflated.
+  null where there is none) or, in a multi-label dataset, labels. Where images share something (a digit, a patient, a
+  video), the column cluster has its names: a list of string, at least one in every row. Sources of image files build
+  the index with `noah.data.order.source_index`, which adds the columns name and deflated.
 - `open_source(dataset, split) -> read`: `read(row)` turns a row of that index, as a dict, into (extension, bytes).
 
 A source with `in_place = True` lists WebDataset tars as they are: shards become links to them.

@@ -11,7 +11,7 @@ import pyarrow as pa
 from noah.config import Dataset
 from noah.config.dataset import SplitName
 from noah.data.sources.digits_scenes import fetch, load_digits
-from noah.data.sources.scenes import ORDER, SPLIT_NUMBER, partition, png, raw_columns
+from noah.data.sources.scenes import ORDER, SPLIT_NUMBER, cluster_column, partition, png, raw_columns
 
 __all__ = ["fetch", "index", "open_source"]
 
@@ -22,8 +22,8 @@ def index(dataset: Dataset, split: SplitName) -> pa.Table:
     """As many numbers as the split has `samples`: every class gets the same share, in a random order.
 
     Returns:
-        A table of key, container, offset and size (of the first digit), objects (the numbers of the three raw digits)
-        and label.
+        A table of key, container, offset and size (of the first digit), objects (the numbers of the three raw digits),
+        label, and cluster (the distinct ones of these numbers).
 
     Raises:
         ValueError: A raw file is missing or altered, there are other than 1,000 classes, or the split has too few raw
@@ -51,6 +51,7 @@ def index(dataset: Dataset, split: SplitName) -> pa.Table:
             **raw_columns(digits, chosen[:, 0].astype(np.int64)),
             "objects": pa.FixedSizeListArray.from_arrays(chosen.ravel(), 3),
             "label": labels.astype(np.int32),
+            "cluster": cluster_column(chosen.ravel(), np.full(samples, 3)),
         }
     )
 

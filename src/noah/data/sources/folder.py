@@ -1,8 +1,10 @@
 """A folder of images, or a tar or zip of one: `class/…/image.jpg`.
 
-Roles of `raw`: `images`, the folder or archive; optionally `inside`, the folder within it that holds the classes.
+Roles of `raw`: `images`, the folder or archive; optionally `inside`, the folder within it that holds the classes. The
+dataset's `cluster` is searched in the names of the images, `class/…/image.jpg`.
 """
 
+import re
 import sys
 import unicodedata
 from collections import Counter
@@ -41,7 +43,8 @@ def index(dataset: Dataset, split: SplitName) -> pa.Table:
     """Every image of the split with the class that its outermost folder names.
 
     Raises:
-        ValueError: A folder is no class, two folders or classes are spellings of one, or an image lies in no folder.
+        ValueError: A folder is no class, two folders or classes are spellings of one, an image lies in no folder, or
+            the dataset's `cluster` finds nothing in a name.
     """
     images, inside = _roles(dataset, split)
     check_raw(dataset, images)
@@ -63,7 +66,8 @@ def index(dataset: Dataset, split: SplitName) -> pa.Table:
     unknown = sorted(set(folders) - set(numbers))
     if unknown:
         raise ValueError(f"{path}: {listed(unknown)} no class of dataset {dataset.name}, expected its class names only")
-    return source_index(dataset, split, zip(entries, (numbers[folder] for folder in folders), strict=True))
+    labels, clusters = [numbers[folder] for folder in folders], _clusters(dataset, path, entries)
+    return source_index(dataset, split, zip(entries, labels, clusters, strict=True))
 
 
 def image_entries(dataset: Dataset, relative: str) -> Iterator[Entry]:
@@ -88,6 +92,23 @@ def listed(names: list[str]) -> str:
 
 def _roles(dataset: Dataset, split: SplitName) -> tuple[str, str | None]:
     return raw_paths(dataset, split, "images", optional=("inside",))
+
+
+def _clusters(dataset: Dataset, path: Path, entries: list[Entry]) -> list[tuple[str] | None]:
+    """What the dataset's `cluster` finds in the name of each image; None of each where there is no pattern."""
+    if dataset.cluster is None:
+        return [None] * len(entries)
+    pattern, clusters = re.compile(dataset.cluster), []
+    for entry in entries:
+        match = pattern.search(entry.name)
+        cluster = match and match[1 if pattern.groups else 0]
+        if not cluster:
+            raise ValueError(
+                f"{path}: '{entry.name}': got no name from cluster '{dataset.cluster}' of dataset {dataset.name}, "
+                "expected one in every image's name"
+            )
+        clusters.append((cluster,))
+    return clusters
 
 
 def _check_spellings(path: Path, names: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Labels as users write them, in tables and in tars of their own: class names or class numbers."""
+"""Labels and clusters as users write them, in tables and in tars of their own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +47,27 @@ def label_parser(dataset: Dataset) -> Callable[[Any, str], Label]:
         return tuple(one(part, where) for part in value)
 
     return parse
+
+
+def cluster_names(value: Any, where: str) -> tuple[str, ...]:
+    """The names of what an image shares with others, distinct and sorted.
+
+    Args:
+        value: As written: a text with one name, or several separated by semicolons; a whole number; or a list of these.
+        where: Where it stands.
+
+    Raises:
+        ValueError: Begins with `where`; there is no name, or something else.
+    """
+    parts = value if isinstance(value, list) else [value]
+    if isinstance(value, str):
+        parts = [part for part in value.split(SEPARATOR) if part.strip()]
+    numbers = [whole_number(part) for part in parts]
+    pairs = zip(parts, numbers, strict=True)
+    names = {part.strip() if isinstance(part, str) else "" if number is None else str(number) for part, number in pairs}
+    if not names or "" in names:
+        raise ValueError(f"{where} is {value!r}, expected a name, or several separated by '{SEPARATOR}'")
+    return tuple(sorted(names))
 
 
 def whole_number(value: Any) -> int | None:

@@ -90,6 +90,8 @@ def index_scenes(dataset: Dataset, split: SplitName, objects: Objects, members: 
     Returns:
         A table of `samples` rows; scene k has key k, so the seeded order is the order of the keys. Columns key,
         container, offset and size (of the first object), and label; multi-label: objects (their numbers) and labels.
+        And cluster, the numbers of its objects within the container: scenes of one object are no independent images.
+        Clutter does not count: pieces of a few pixels, whose label nobody asks for.
 
     Raises:
         ValueError: The split has too few images.
@@ -115,7 +117,7 @@ def index_scenes(dataset: Dataset, split: SplitName, objects: Objects, members: 
         }
     else:
         columns = {"label": objects.labels[first].astype(np.int32)}
-    return pa.table({**raw_columns(objects, first), **columns})
+    return pa.table({**raw_columns(objects, first), **columns, "cluster": cluster_column(chosen, counts)})
 
 
 def raw_columns(objects: Objects, first: np.ndarray) -> dict[str, pa.Array]:
@@ -132,6 +134,22 @@ def raw_columns(objects: Objects, first: np.ndarray) -> dict[str, pa.Array]:
         "offset": pa.array(objects.images.offset + first * objects.image_bytes),
         "size": pa.repeat(objects.image_bytes, samples),
     }
+
+
+def cluster_column(chosen: np.ndarray, counts: np.ndarray) -> pa.ListArray:
+    """The column cluster of a composed source index, list of string (S,): distinct numbers in their order.
+
+    Args:
+        chosen: int (N,), the numbers of the objects, sample after sample.
+        counts: int (S,), how many of them each sample has.
+    """
+    samples = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((chosen, samples))
+    chosen, samples = chosen[order], samples[order]
+    first = np.ones(len(chosen), bool)
+    first[1:] = (np.diff(chosen) != 0) | (np.diff(samples) != 0)
+    ends = np.cumsum(np.bincount(samples[first], minlength=len(counts)))
+    return pa.ListArray.from_arrays(pa.array(np.append(0, ends), pa.int32()), pa.array(chosen[first]).cast(pa.string()))
 
 
 def open_scenes(

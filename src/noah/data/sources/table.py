@@ -1,4 +1,4 @@
-"""A CSV or Parquet table of the user's images: columns `path`, and `label` or `labels`; optionally `split`.
+"""A CSV or Parquet table of the user's images: columns `path`, and `label` or `labels`; optionally `split`, `cluster`.
 
 Roles of `raw`: `table`; optionally `images`, the folder, tar or zip in which the paths lie (default: the root itself);
 and `rows`, which value of the column `split` marks this split's rows (default: the split's own name).
@@ -11,12 +11,12 @@ from pyarrow import csv
 
 from noah.config import Dataset
 from noah.config.dataset import SplitName
-from noah.data.checks import expect_file, read_table
+from noah.data.checks import CLUSTER, expect_file, read_table
 from noah.data.containers import list_entries
 from noah.data.order import source_index
 from noah.data.raw import check_raw, raw_paths
 from noah.data.sources.files import open_files as open_source
-from noah.data.sources.labels import label_parser
+from noah.data.sources.labels import cluster_names, label_parser
 
 __all__ = ["fetch", "index", "open_source"]
 
@@ -39,8 +39,11 @@ def fetch(dataset: Dataset) -> list[Path]:
 def index(dataset: Dataset, split: SplitName) -> pa.Table:
     """The images of the table's rows, by their paths, with their labels; a row without a label is quarantined.
 
+    Where the table has a column `cluster`, every row of the split has at least one name in it.
+
     Raises:
-        ValueError: A column is missing, a label is no class, or a path leads elsewhere, to nothing, or occurs twice.
+        ValueError: A column is missing, a label is no class, a cluster is empty, or a path leads elsewhere, to nothing,
+            or occurs twice.
     """
     name, images, _ = _roles(dataset, split)
     check_raw(dataset, name, *([images] if images else []))
@@ -52,6 +55,10 @@ def index(dataset: Dataset, split: SplitName) -> pa.Table:
     paths = table[PATH].to_pylist()
     labels = [parse(label, f"{path}: row {row + 1}: {column}") for row, label in _at(rows, table[column].to_pylist())]
     names = [_inner_path(value, f"{path}: row {row + 1}") for row, value in _at(rows, paths)]
+    clusters = [None] * len(rows)
+    if CLUSTER in table.column_names:
+        written = _at(rows, table[CLUSTER].to_pylist())
+        clusters = [cluster_names(value, f"{path}: row {row + 1}: {CLUSTER}") for row, value in written]
     entries = {entry.name: entry for entry in list_entries(dataset.root_path, images or ".")}
     missing = [f"row {row + 1} '{value}'" for row, value in zip(rows, names, strict=True) if value not in entries]
     if missing:
@@ -59,7 +66,7 @@ def index(dataset: Dataset, split: SplitName) -> pa.Table:
         raise ValueError(
             f"{path}: no such file below {dataset.root_path / (images or '')}: {', '.join(missing[:NAMED])}{more}"
         )
-    return source_index(dataset, split, zip((entries[value] for value in names), labels, strict=True))
+    return source_index(dataset, split, zip((entries[value] for value in names), labels, clusters, strict=True))
 
 
 def _roles(dataset: Dataset, split: SplitName) -> tuple[str, str | None, str | None]:
@@ -70,7 +77,7 @@ def _read(path: Path, column: str) -> pa.Table:
     if path.suffix == ".csv":
         expect_file(path)
         # As text: a class called NA or 007 keeps its name.
-        types = {name: pa.string() for name in (PATH, SPLIT, column)}
+        types = {name: pa.string() for name in (PATH, SPLIT, CLUSTER, column)}
         try:
             table = csv.read_csv(
                 path,
@@ -86,7 +93,7 @@ def _read(path: Path, column: str) -> pa.Table:
     for name in (PATH, column):
         if name not in table.column_names:
             raise ValueError(f"{path}: no column '{name}', got {', '.join(table.column_names)}")
-    for name in (PATH, column, SPLIT):
+    for name in (PATH, column, SPLIT, CLUSTER):
         if table.column_names.count(name) > 1:
             raise ValueError(f"{path}: column '{name}' is there twice")
     return table

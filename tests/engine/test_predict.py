@@ -1,0 +1,63 @@
+"""Prediction records: the same columns for every run, and the clusters of the images where the shards have them."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from noah.data.reader import Shards
+from noah.engine.predict import write_multi_label_predictions, write_predictions, write_records
+from noah.evaluate.multi_label import read_multi_label
+
+KEYS, LABELS = np.array(["00000000", "00000002", "00000005"]), np.array([0, 2, 1])
+TARGETS = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], np.uint8)
+LOGITS = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+CLUSTERS = pa.array([["7"], ["12", "30"], ["7"]], pa.list_(pa.string()))
+WRITERS = {
+    "single-label": lambda path, **clusters: write_predictions(path, KEYS, LABELS, LOGITS, **clusters),
+    "multi-label": lambda path, **clusters: write_multi_label_predictions(
+        path, KEYS, TARGETS, LOGITS, [0.25, 0.5, 0.75], **clusters
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_clusters_are_one_more_column_and_change_no_other(tmp_path, kind):
+    plain, named = tmp_path / "plain.parquet", tmp_path / "named.parquet"
+    WRITERS[kind](plain)
+    WRITERS[kind](named, clusters=CLUSTERS)
+    table = pq.read_table(named)
+    assert table["cluster"].type == pa.list_(pa.string())
+    assert table["cluster"].to_pylist() == CLUSTERS.to_pylist()
+    assert table.drop_columns("cluster").equals(pq.read_table(plain), check_metadata=True)
+    assert table.column_names[-1] == "cluster"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_without_clusters_the_records_are_the_bytes_that_they_were(tmp_path, kind):
+    WRITERS[kind](tmp_path / "a.parquet")
+    WRITERS[kind](tmp_path / "b.parquet", clusters=None)
+    assert "cluster" not in pq.read_schema(tmp_path / "a.parquet").names
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_readers_of_multi_label_records_are_not_disturbed_by_clusters(tmp_path):
+    WRITERS["multi-label"](tmp_path / "a.parquet")
+    WRITERS["multi-label"](tmp_path / "b.parquet", clusters=CLUSTERS)
+    plain, named = (read_multi_label(tmp_path / f"{name}.parquet", 3) for name in "ab")
+    assert plain[0] == named[0]
+    assert all(np.array_equal(one, other) for one, other in zip(plain[1:], named[1:], strict=True))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-multi"])
+def test_the_records_of_a_split_have_the_clusters_of_its_shards(tiny_shards, tmp_path, name):
+    shards = Shards(tiny_shards / name / "test")
+    assert shards.clusters is not None
+    write_records(tmp_path / "a.parquet", shards, torch.zeros(len(shards), 10))
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert table["key"].to_pylist() == shards.keys.tolist()
+    assert table["cluster"].to_pylist() == shards.clusters.to_pylist()
+    shards.clusters = None
+    write_records(tmp_path / "b.parquet", shards, torch.zeros(len(shards), 10))
+    assert pq.read_table(tmp_path / "b.parquet").equals(table.drop_columns("cluster"))
