@@ -9,9 +9,9 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 
 tables: setup  ## run the study and print its table; where a run failed, the table shows its cell as missing
 	@snakemake --profile local --config study=$(STUDY) scale=$(SCALE) || { code=$$?; \
-	  [ $$code = 2 ] || { noah collect $(STUDY) --scale $(SCALE) && noah table $(STUDY) --scale $(SCALE) && \
-	  noah table $(STUDY) --scale $(SCALE) --show; }; exit $$code; }
-	@noah table $(STUDY) --scale $(SCALE) --show
+	  [ $$code = 2 ] || { noah collect $(STUDY) --scale $(SCALE) && noah compare $(STUDY) --scale $(SCALE) && \
+	  noah table $(STUDY) --scale $(SCALE) && noah table $(STUDY) --scale $(SCALE) --show; }; exit $$code; }
+	@noah table $(STUDY) --scale $(SCALE) --show --against docs/results
 
 test: setup  ## no root, no services, under 10 minutes
 	pytest -n 2 --dist loadfile

@@ -1,4 +1,4 @@
-"""The pipeline: shards -> train -> score, cost -> tables, figures, MLflow. Rules are thin; the `noah` command does the work.
+"""The pipeline: shards -> train -> score, cost -> comparison -> tables, figures, MLflow. Rules are thin; the `noah` command does the work.
 
     snakemake --cores 2                                          the study that config/config.yaml names
     snakemake --profile slurm                                    the same, every job on the cluster
@@ -27,7 +27,7 @@ onstart:
     # have to be ancient, and Snakemake overlooks what is out of date behind an ancient job that runs.)
     shell(f"noah plan {STUDY.name} --scale {STUDY.scale} --save >&2")
 
-localrules: all, score, collect, tables, figures, track
+localrules: all, score, collect, compare, tables, figures, track
 
 rule all:
     input:

@@ -5,6 +5,11 @@ missing=()
 [ -x /usr/bin/chromium ] || missing+=(chromium)
 command -v c++ >/dev/null || missing+=(g++)  # torch.compile
 [ -d /usr/share/datasets/fashion-mnist ] || missing+=(dataset-fashion-mnist)
+# Tables in LaTeX (tests/report/test_latex_compiles.py), and the letters of Chinese and Japanese names there and in pages.
+for package in texlive-latex-recommended latex-cjk-common latex-cjk-chinese-arphic-gbsn00lp \
+  latex-cjk-chinese-arphic-bsmi00lp latex-cjk-japanese-wadalab fonts-noto-cjk poppler-utils; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
 # A Slurm cluster on this machine with accounting (tests/workflow/slurm_cluster.py). Only root can start one, and a machine
 # that belongs to a cluster is left alone.
 if [ "$(id -u)" = 0 ] && [ ! -e /etc/slurm/slurm.conf ]; then

@@ -2,23 +2,27 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from noah.config import load_study
-from noah.plan import make_plan, save_plan, show_plan
+from noah.config import load_study, train_resources
+from noah.plan import add_resolution, make_plan, save_plan, show_plan
+from noah.report.resolution import foresee, remarks
 
 
 @pytest.fixture
-def planned(project, capsys):
-    """planned(study key=…): the plan of the tiny study with some keys replaced, and what is printed."""
+def planned(project, capsys, monkeypatch):
+    """planned(study key=…): the plan of the tiny study with some keys replaced, and what a wide terminal shows."""
+    monkeypatch.setenv("COLUMNS", "200")
 
     def plan(**changes):
         path = Path("config/studies/tiny.yaml")
         path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
         study = load_study("tiny")
-        table = make_plan(study)
-        show_plan(study, table)
+        differences = foresee(study)
+        table = add_resolution(make_plan(study), differences)
+        show_plan(study, table, differences, remarks(study, differences))
         return table, capsys.readouterr().out
 
     return plan
@@ -82,13 +86,6 @@ def test_published_parameters_stand_beside_the_papers_own_heads_only(planned):
     }
 
 
-def test_lines_fit_into_120_columns_and_name_what_the_estimate_rests_on(planned):
-    _, text = planned(backbones=[{"name": "mobilenetv2", "width": 0.35, "stem_stride": 1, "output_stride": 8}])
-    assert max(map(len, text.splitlines())) <= 120
-    assert "mobilenetv2-s1-os8-w0.35" in text
-    assert "e (estimated): +-40%" in text
-
-
 def test_too_few_channels_for_each_head_are_a_warning(planned):
     _, text = planned(arms=many_heads(8), compare=[])
     assert "warning: fewer than 16 channels for each head of NOAH (C/N): tiny/tiny: gmlp_tiny-d1-p8-w0.5/noah 8" in text
@@ -105,6 +102,42 @@ def test_few_images_per_class_for_many_heads_are_a_warning(planned):
     path.write_text(yaml.safe_dump(dataset))
     _, text = planned()
     assert "fewer than 50" not in text
+
+
+def test_few_steps_per_epoch_are_a_warning(planned):
+    table, text = planned()
+    assert table.steps_per_epoch.tolist() == [3, 3]
+    assert "warning: fewer than 10 optimizer steps per epoch" in text
+    assert "tiny/tiny: gmlp_tiny-d1-p8-w0.5 3\n" in text
+    arms = {"baseline": {"head": "baseline"}, "noah": {"head": "noah", "recipe": {"batch": 4}}}
+    _, text = planned(arms=arms)
+    assert "tiny/tiny: gmlp_tiny-d1-p8-w0.5/baseline 3\n" in text
+    assert "optimizer steps" not in planned(recipe={"batch": 4})[1]
+
+
+def test_what_the_study_could_find_is_shown_and_stands_in_plan_csv_beside_the_arm_that_is_compared(planned):
+    _, text = planned()
+    assert "warning: no verdict with 2 seeds, expected at least 3: every row" in text
+    assert "resolves" not in text
+    table, text = planned(seeds=[0, 1, 2])
+    points = table.resolvable_points[1]
+    assert f"gmlp_tiny-d1-p8-w0.5: resolves {points:.2f} points (default)" in text
+    assert table.resolvable_basis.fillna("").tolist() == ["", "default"]
+    assert pd.isna(table.resolvable_points[0])
+
+
+def test_of_several_pairs_that_end_in_an_arm_plan_csv_has_the_largest_difference(planned):
+    study = load_study("tiny")
+    differences = foresee(study)
+    rows = pd.concat([differences.assign(resolvable_points=points) for points in (1.0, 3.0, float("nan"))])
+    assert add_resolution(make_plan(study), rows).resolvable_points.tolist()[1:] == [3.0]
+
+
+def test_jobs_find_their_resources_in_the_plan_with_resolutions(planned):
+    table, _ = planned(seeds=[0, 1, 2], resources={"mem_mb": 5000})
+    study = load_study("tiny")
+    save_plan(study, table)
+    assert train_resources(study, study.runs[0]) == {"mem_mb": 5000, "runtime": 15}
 
 
 def test_a_head_that_keeps_much_of_the_memory_is_a_warning(planned):

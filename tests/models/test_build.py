@@ -96,6 +96,8 @@ def test_no_noah_model_has_a_class_token_and_all_vision_transformer_baselines_ha
         ("mobilenetv2", 0.35, {"output_stride": 8}, 16),
         ("mobilenetv2", 0.35, {"stem_stride": 1}, 4),
         ("mobilenetv2", 0.35, {"stem_stride": 1, "output_stride": 8}, 16),
+        ("mobilenetv2", 0.35, {"output_stride": 8, "dilation": 1}, 16),
+        ("test_efficientnet", 1.0, {"output_stride": 8, "dilation": 1}, 16),
         ("deit_tiny", 0.5, {"depth": 2, "patch_size": 8}, 16),
         ("gmlp_tiny", 0.5, {"depth": 2, "patch_size": 8}, 16),
         ("mixer_small", 0.5, {"depth": 2, "patch_size": 4}, 64),
@@ -180,6 +182,8 @@ def test_defaults_are_those_that_the_config_resolves(tmp_path):
         (["mobilenetv2"], {"proj_drop_rate": 0.1}, "proj_drop_rate is 0.1, expected none"),
         (["deit_tiny"], {"output_stride": 8}, "output_stride is 8, expected none"),
         (["deit_tiny"], {"stem_stride": 1}, "stem_stride is 1, expected none"),
+        (["mobilenetv2"], {"dilation": 1}, "dilation is 1, expected none, or 1 with an output_stride that dilates"),
+        (["mobilenetv2"], {"dilation": 2, "output_stride": 8}, "dilation is 2, expected none, or 1"),
         (["mobilenetv2"], {"stem_stride": 1, "output_stride": 32}, "output_stride is 32, expected at most 16"),
         (["deit_tiny"], {"img_size": 36, "patch_size": 8}, "img_size is 36, expected a multiple of its patch size"),
         (["resnet18"], {"num_heads": 3}, "num_heads 3 does not divide"),
@@ -208,3 +212,14 @@ def test_no_path_is_dropped_unless_asked_though_timms_class_would():
 
     assert not any(rates())
     assert max(rates(drop_path_rate=0.3)) == pytest.approx(0.3)
+
+
+def test_without_dilation_every_convolution_is_plain_and_the_weights_are_the_same():
+    plain, dilated = (build_model("mobilenetv2", "gap", width=0.35, output_stride=8, dilation=d) for d in (1, None))
+    convolutions = [m for m in plain.backbone.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert {m.dilation for m in convolutions} == {(1, 1)}
+    assert {max(m.dilation) for m in dilated.backbone.modules() if isinstance(m, torch.nn.Conv2d)} == {1, 2, 4}
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (plain, dilated)]
+    assert shapes[0] == shapes[1]
+    image = torch.zeros(1, 3, 32, 32)
+    assert plain.forward_features(image).shape == dilated.forward_features(image).shape

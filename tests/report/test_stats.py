@@ -1,161 +1,317 @@
+"""Δ, its interval and its p against other programs, brute force and simulation."""
+
+from dataclasses import replace
+
 import numpy as np
-import pandas as pd
 import pytest
-from scipy.stats import bootstrap, ttest_1samp
+from scipy.stats import bootstrap, ttest_ind
 
-from noah.average_precision import mean_average_precision
-from noah.report.stats import map_difference, mcnemar_p, paired_correct, paired_scores, top1_difference
+from noah.report.stats import Parts, Prior, conclude, fit_prior, mcnemar_p, measure, sharing
 
 
-def correct(shares: list[float], images: int = 500, seed: int = 0) -> np.ndarray:
+def right(shares: list[float], images: int = 500, seed: int = 0) -> np.ndarray:
+    """Values of images that are right with these probabilities, one row per seed."""
     rng = np.random.default_rng(seed)
-    return np.stack([rng.random(images) < share for share in shares])
+    return np.stack([100.0 * (rng.random(images) < share) for share in shares])
 
 
-ONE, OTHER = correct([0.6, 0.62, 0.58]), correct([0.66, 0.71, 0.64], seed=1)
+ONE, OTHER = right([0.6, 0.62, 0.58]), right([0.66, 0.71, 0.64], seed=1)
+SHARED_OUT = [(f"s{image % 60}",) for image in range(500)]
+"""500 images of 60 sources."""
 
 
-def test_delta_is_the_mean_difference_in_points():
-    difference = top1_difference(ONE, OTHER)
-    assert difference.delta == pytest.approx(100 * (OTHER.mean() - ONE.mean()))
-    assert difference.per_seed == pytest.approx(tuple(100 * (OTHER.mean(axis=1) - ONE.mean(axis=1))))
+def crossed(rng: np.random.Generator, seeds: int, images: int) -> np.ndarray:
+    """Values with an effect of the seed, of the image, and noise of every single prediction."""
+    return (
+        2 * rng.normal(size=(seeds, 1)) + 8 * rng.normal(size=(1, images)) + 30 * rng.normal(size=(seeds, images)) + 60
+    )
 
 
-def test_the_seed_interval_is_students():
-    interval = ttest_1samp(100 * (OTHER.mean(axis=1) - ONE.mean(axis=1)), 0).confidence_interval(0.95)
-    difference = top1_difference(ONE, OTHER)
-    assert difference.half_width_seeds == pytest.approx((interval.high - interval.low) / 2)
+def only_seeds(scores_from: list[float], scores_to: list[float], **parts) -> Parts:
+    """A comparison to which images add nothing."""
+    base = Parts(tuple(scores_from), tuple(scores_to), 0.0, 0, 0.0, 0.0, 100, 100.0)
+    return replace(base, **parts)
 
 
-def test_two_seeds_by_hand():
-    one = np.array([[1, 0, 0, 0], [1, 0, 0, 0]], bool)
-    other = np.array([[1, 1, 0, 0], [1, 1, 1, 1]], bool)
-    difference = top1_difference(one, other)
-    assert difference.per_seed == (25.0, 75.0)
-    assert difference.half_width_seeds == pytest.approx(12.7062047 * 25, rel=1e-6)
+def random_comparison(rng: np.random.Generator):
+    """Parts and priors of any kind: few seeds or many, clustered or not, constant arms, identical arms."""
+    images = int(rng.integers(1, 40))
+    counts = rng.integers(2, 11, size=2)
+    arms = [100.0 * (rng.random((count, images)) < rng.random()) for count in counts]
+    if rng.random() < 0.3:
+        arms[1] = np.full((counts[1], images), rng.choice([0.0, 50.0, 100.0]))
+    if rng.random() < 0.1:
+        arms[0] = np.full((counts[0], images), 50.0)
+    if rng.random() < 0.1:
+        arms[1] = arms[0].copy()
+    clusters = None
+    if rng.random() < 0.5:
+        clusters = [tuple(rng.choice(list("abcdefgh"), rng.integers(1, 3), replace=False)) for _ in range(images)]
+    numbers = [rng.choice(20, len(arm), replace=False).tolist() for arm in arms]
+    priors = [
+        None
+        if rng.random() < 0.5
+        else Prior(float(rng.random() * 10), float(rng.choice([2.0, 8.0, np.inf])), float(rng.integers(4, 40)))
+        for _ in arms
+    ]
+    return measure(*arms, sharing(clusters), tuple(numbers) if rng.random() < 0.5 else numbers), tuple(priors)
 
 
-def test_the_image_interval_is_that_of_a_bootstrap_over_images():
-    per_image = 100 * (OTHER.astype(float) - ONE).mean(axis=0)
-    interval = bootstrap((per_image,), np.mean, n_resamples=10_000, method="percentile", rng=1).confidence_interval
-    difference = top1_difference(ONE, OTHER)
-    assert difference.half_width_images == pytest.approx((interval.high - interval.low) / 2, rel=0.04)
+def test_delta_is_the_difference_of_the_arms_means_also_where_their_seeds_differ():
+    parts = measure(ONE, OTHER[:2], seeds=([0, 1, 2], [4, 7]))
+    assert parts.delta == pytest.approx(OTHER[:2].mean() - ONE.mean())
+    assert parts.scores_from == pytest.approx(tuple(ONE.mean(axis=1)))
+    assert (parts.seeds, parts.shared_seeds, parts.covariance, parts.images) == (2, 0, 0.0, 500)
+    difference = conclude(parts)
+    assert difference.delta == parts.delta
+    assert 0 < difference.se < 20
 
 
-def test_both_sources_of_doubt_add_in_squares():
-    difference = top1_difference(ONE, OTHER)
-    assert difference.half_width**2 == pytest.approx(difference.half_width_seeds**2 + difference.half_width_images**2)
-    assert difference.seeds_covered
+def test_seeds_are_paired_by_their_numbers_not_by_their_places():
+    parts = measure(ONE, OTHER, seeds=([0, 1, 2], [2, 5, 0]))
+    pairs = [ONE[[0, 2]].mean(axis=1), OTHER[[2, 0]].mean(axis=1)]
+    assert parts.shared_seeds == 2
+    assert parts.covariance == pytest.approx(np.cov(*pairs)[0, 1])
 
 
-def test_one_seed_covers_images_only():
-    difference = top1_difference(ONE[:1], OTHER[:1])
-    assert difference.half_width_seeds is None
-    assert not difference.seeds_covered
-    assert difference.half_width == difference.half_width_images > 0
+def test_p_is_below_five_percent_exactly_where_the_interval_excludes_zero():
+    rng = np.random.default_rng(0)
+    significant = 0
+    for _ in range(1000):
+        difference = conclude(*random_comparison(rng))
+        low, high = difference.interval()
+        assert np.isfinite([low, high, difference.p]).all()
+        assert low <= difference.delta <= high
+        assert difference.df > 0
+        assert difference.seed_variance >= -1e-9
+        assert (difference.p < 0.05) == (low > 0 or high < 0), difference
+        significant += difference.p < 0.05
+    assert 100 < significant < 900, "both outcomes were tried"
 
 
-def test_the_same_records_give_the_same_interval():
-    assert top1_difference(ONE, OTHER) == top1_difference(ONE, OTHER)
+def test_an_interval_with_more_confidence_holds_the_one_with_less():
+    difference = conclude(measure(ONE, OTHER))
+    widths = [difference.half_width(confidence) for confidence in (0.5, 0.9, 0.95, 0.99)]
+    assert widths == sorted(set(widths))
+    assert difference.half_width() == widths[2]
 
 
 def test_equal_arms_differ_by_nothing():
-    difference = top1_difference(ONE, ONE)
-    assert (difference.delta, difference.half_width, difference.mcnemar_p) == (0, 0, (1.0, 1.0, 1.0))
+    difference = conclude(measure(ONE, ONE))
+    assert difference.delta == difference.image_variance == 0
+    assert difference.p == 1.0
+
+
+@pytest.mark.parametrize(("level", "p"), [(50.0, 1.0), (60.0, 0.0)])
+def test_arms_without_any_spread_are_either_the_same_or_certainly_not(level, p):
+    difference = conclude(measure(np.full((3, 8), 50.0), np.full((3, 8), level)))
+    assert (difference.se, difference.p) == (0.0, p)
+    assert difference.interval() == (level - 50, level - 50)
+
+
+@pytest.mark.parametrize(("one", "other"), [(ONE[:1], OTHER), (ONE, OTHER[:1]), (ONE[:1], OTHER[:1])])
+def test_one_seed_has_a_difference_but_no_interval(one, other):
+    difference = conclude(measure(one, other), (Prior(1.0, 8.0, 20.0), Prior(1.0, 8.0, 20.0)))
+    assert difference.delta == pytest.approx(other.mean() - one.mean())
+    assert np.isnan([difference.se, difference.p, *difference.interval(), difference.seed_variance]).all()
+    assert difference.image_variance > 0
 
 
 def test_swapping_arms_flips_the_sign_alone():
-    there, back = top1_difference(ONE, OTHER), top1_difference(OTHER, ONE)
+    shared, priors = sharing(SHARED_OUT), (Prior(1.0, 8.0, 20.0), None)
+    there = conclude(measure(ONE, OTHER[:2], shared), priors)
+    back = conclude(measure(OTHER[:2], ONE, shared), priors[::-1])
     assert back.delta == pytest.approx(-there.delta)
-    assert back.half_width_seeds == pytest.approx(there.half_width_seeds)
-    assert back.mcnemar_p == there.mcnemar_p
+    assert (back.se, back.df, back.p) == pytest.approx((there.se, there.df, there.p))
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (2, 7), (5, 4)])
+def test_where_images_add_nothing_it_is_welchs_test(counts):
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(70, 1, counts[0]), rng.normal(72, 3, counts[1])
+    values = [np.repeat(scores[:, None], 20, axis=1) for scores in (one, other)]
+    difference = conclude(measure(*values, seeds=(range(counts[0]), range(50, 50 + counts[1]))))
+    welch = ttest_ind(other, one, equal_var=False)
+    assert difference.image_variance == pytest.approx(0, abs=1e-20)
+    assert (difference.p, difference.df) == pytest.approx((welch.pvalue, welch.df))
+    assert difference.interval() == pytest.approx(tuple(welch.confidence_interval(0.95)))
+
+
+def test_two_seeds_by_hand():
+    difference = conclude(only_seeds([20.0, 30.0], [60.0, 70.0]))
+    # Variance 50 each over 2 seeds: se² = 25 + 25; df = 50² / (25² + 25²) = 2.
+    assert (difference.delta, difference.se, difference.df) == pytest.approx((40, np.sqrt(50), 2))
+    assert difference.half_width() == pytest.approx(4.30265273 * np.sqrt(50))
+
+
+def test_arms_that_move_together_over_seeds_differ_more_surely_but_little_is_made_of_it():
+    apart = only_seeds([60.0, 62.0, 64.0], [61.0, 63.0, 65.0], shared_seeds=3)
+    together = replace(apart, covariance=4.0)
+    # Weight 2 / (2 + 9); variance 4 of each arm and covariance 4, over 3 seeds.
+    assert conclude(apart).se ** 2 == pytest.approx(8 / 3)
+    assert conclude(together).se ** 2 == pytest.approx(8 / 3 - 2 * 2 / 11 * 4 / 3)
+
+
+def test_the_images_part_is_that_of_a_bootstrap_over_images():
+    of_image = OTHER.mean(axis=0) - ONE.mean(axis=0)
+    found = bootstrap((of_image,), np.mean, n_resamples=10_000, method="percentile", rng=1)
+    assert np.sqrt(measure(ONE, OTHER).image_variance) == pytest.approx(found.standard_error, rel=0.03)
+
+
+def alike_within_sources(rng: np.random.Generator, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two arms whose difference depends on the source of the image."""
+    of_source = rng.normal(size=sources.max() + 1)[sources]
+    one = 50 + rng.normal(size=(3, len(sources)))
+    return one, one + 4 * of_source + rng.normal(size=(3, len(sources)))
+
+
+def test_the_images_part_with_clusters_is_that_of_a_bootstrap_over_clusters():
+    rng = np.random.default_rng(3)
+    sources = np.repeat(np.arange(80), rng.integers(3, 8, 80))
+    one, other = alike_within_sources(rng, sources)
+    of_image = other.mean(axis=0) - one.mean(axis=0)
+    sums, sizes = np.bincount(sources, of_image), np.bincount(sources)
+    drawn = rng.integers(0, 80, (10_000, 80))
+    resampled = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    parts = measure(one, other, sharing([(str(source),) for source in sources]))
+    assert np.sqrt(parts.image_variance) == pytest.approx(resampled.std(), rel=0.04)
+    assert parts.image_variance > 3 * measure(one, other).image_variance, "images of a source count together"
+    assert 70 < parts.clusters <= 80
+
+
+def test_clusters_of_one_image_each_are_none():
+    alone = sharing([(str(image),) for image in range(500)])
+    parts, without = measure(ONE, OTHER, alone), measure(ONE, OTHER)
+    assert parts.image_variance == pytest.approx(without.image_variance)
+    assert parts.residual_variance == pytest.approx(without.residual_variance)
+    assert (parts.clusters, without.clusters) == (500, 500)
+
+
+def test_images_of_several_sources_count_together_with_all_that_share_one():
+    rng = np.random.default_rng(4)
+    names = [[f"d{n}" for n in rng.choice(15, rng.integers(1, 4), replace=False)] for _ in range(60)]
+    of_source = rng.normal(size=15)
+    gain = np.array([sum(of_source[int(name[1:])] for name in own) for own in names])
+    one = 50 + rng.normal(size=(2, 60))
+    other = one + 5 * gain + rng.normal(size=(2, 60))
+    of_image = (other - one).mean(axis=0)
+    centred = of_image - of_image.mean()
+    pairs = [(i, k) for i in range(60) for k in range(60) if set(names[i]) & set(names[k])]
+    effective = 60**2 / len(pairs)
+    expected = sum(centred[i] * centred[k] for i, k in pairs) / 60**2 * effective / (effective - 1)
+    parts = measure(one, other, sharing(names))
+    assert expected > 2 * measure(one, other).image_variance
+    assert parts.image_variance == pytest.approx(expected)
+    assert parts.clusters == pytest.approx(effective)
+
+
+def test_images_are_never_surer_together_than_alone():
+    values = np.tile([0.0, 100.0], 20)[None].repeat(2, axis=0)
+    pairs = sharing([(str(image // 2),) for image in range(40)])  # each source has one image of either value
+    one = np.full((2, 40), 50.0)
+    assert measure(one, values, pairs).image_variance == pytest.approx(measure(one, values).image_variance)
+
+
+def test_one_image_has_no_spread_over_images():
+    parts = measure(np.array([[0.0], [100.0]]), np.array([[100.0], [100.0]]))
+    assert (parts.image_variance, parts.residual_variance, parts.images) == (0, 0, 1)
+
+
+def test_what_single_predictions_add_by_chance_is_the_spread_within_an_image():
+    expected = sum((arm.var(axis=0, ddof=1) / len(arm)).sum() / 500 / 499 for arm in (ONE, OTHER))
+    # Seeds' own means are taken out first: chance of the whole training is not chance of an image.
+    expected -= sum(arm.mean(axis=1).var(ddof=1) / len(arm) / 499 for arm in (ONE, OTHER))
+    assert measure(ONE, OTHER).residual_variance == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_standard_error_is_the_spread_over_new_trainings_and_new_images():
+    rng = np.random.default_rng(5)
+    found = [conclude(measure(crossed(rng, 5, 80), crossed(rng, 5, 80))) for _ in range(2000)]
+    deltas = np.array([difference.delta for difference in found])
+    assert np.mean([difference.se**2 for difference in found]) == pytest.approx(deltas.var(), rel=0.12)
+    covered = np.mean([low <= 0 <= high for low, high in (difference.interval() for difference in found)])
+    assert 0.94 < covered < 0.98
+
+
+def test_noise_of_single_predictions_is_not_counted_twice():
+    rng = np.random.default_rng(6)
+    noise = [measure(*(100.0 * (rng.random((4, 50)) < 0.5) for _ in range(2))) for _ in range(2000)]
+    parts = np.mean([[p.image_variance, p.residual_variance, conclude(p).seed_variance] for p in noise], axis=0)
+    assert parts == pytest.approx(2 * 2500 / 4 / 50, rel=0.06), "all three are the same thing here"
+    # A maximum of three estimates of one variance, not their sum.
+    assert np.mean([conclude(p).se ** 2 for p in noise]) < 1.6 * parts[0]
+
+
+def spreads(count: int, seeds: int, df: float, variance: float, seed: int = 0) -> list[np.ndarray]:
+    """Scores on so many backbones, whose true variances are scaled inverse chi-square."""
+    rng = np.random.default_rng(seed)
+    true = variance * df / rng.chisquare(df, count) if np.isfinite(df) else np.full(count, variance)
+    return [rng.normal(70 + backbone % 7, np.sqrt(v), seeds) for backbone, v in enumerate(true)]
+
+
+@pytest.mark.parametrize("df", [4.0, 12.0])
+def test_the_prior_is_found_from_the_spreads_on_many_backbones(df):
+    prior = fit_prior(spreads(4000, 5, df, 2.5))
+    assert prior.variance == pytest.approx(2.5, rel=0.05)
+    assert prior.df == pytest.approx(df, rel=0.15)
+    assert prior.total_df == 4000 * 4
+
+
+def test_backbones_may_have_different_numbers_of_seeds():
+    prior = fit_prior([sample[: 3 + place % 4] for place, sample in enumerate(spreads(4000, 6, 8.0, 2.5))])
+    assert (prior.variance, prior.df) == (pytest.approx(2.5, rel=0.05), pytest.approx(8, rel=0.2))
+
+
+def test_fewer_than_three_backbones_teach_nothing_of_a_third():
+    samples = spreads(3, 5, 8.0, 2.5)
+    assert fit_prior(samples) is not None
+    assert fit_prior(samples[:2]) is None
+    assert fit_prior([*samples[:2], samples[2][:1]]) is None, "one seed has no spread"
+    assert fit_prior([[70.0, 70.0]] * 5) is None, "an arm that never spreads has no prior"
+
+
+def test_a_spread_that_is_the_same_everywhere_is_known_as_well_as_all_backbones_together():
+    prior = fit_prior([[mean - 1, mean, mean + 1] for mean in (60.0, 65.0, 70.0, 75.0)])
+    assert (prior.df, prior.total_df) == (np.inf, 8)
+    assert prior.moderate(100.0, 2) == (prior.variance, 8)
+    alike = fit_prior(spreads(1000, 5, np.inf, 2.5))
+    assert alike.variance == pytest.approx(2.5, rel=0.05)
+    assert alike.df > 100
+
+
+def test_a_backbone_whose_seeds_agree_by_rounding_leaves_the_prior_finite():
+    prior = fit_prior([[70.0, 70.0, 70.0], [60.0, 61.0, 62.0], [50.0, 53.0, 51.0], [55.0, 56.5, 58.0]])
+    assert 0 < prior.variance < 10
+    assert 0 < prior.df < np.inf
+
+
+def test_a_moderated_variance_lies_between_its_own_and_the_others():
+    variance, df = Prior(4.0, 6.0, 100.0).moderate(1.0, 2)
+    assert (variance, df) == ((6 * 4 + 2 * 1) / 8, 8)
+    assert Prior(4.0, 6.0, 7.0).moderate(1.0, 2)[1] == 7, "no one backbone is better known than all together"
+
+
+def test_priors_moderate_the_arm_they_belong_to():
+    parts = only_seeds([60.0, 60.5, 61.0], [62.0, 62.5, 63.0])
+    moderated = conclude(parts, (Prior(9.0, 8.0, 50.0), None))
+    of_prior = (8 * 9.0 + 2 * 0.25) / 10
+    assert moderated.se**2 == pytest.approx(of_prior / 3 + 0.25 / 3)
+    expected = moderated.se**4 / ((of_prior / 3) ** 2 / 10 + (0.25 / 3) ** 2 / 2)
+    assert moderated.df == pytest.approx(expected)
+
+
+def test_few_clusters_leave_few_degrees_of_freedom():
+    parts = replace(only_seeds([60.0] * 3, [62.0] * 3), image_variance=1.0, clusters=5.0)
+    difference = conclude(parts)
+    assert (difference.se, difference.df) == (1.0, 4.0)
 
 
 def test_mcnemar_counts_only_images_on_which_the_arms_disagree():
     one = np.array([True] * 50 + [True] * 2 + [False] * 8)
     other = np.array([True] * 50 + [False] * 2 + [True] * 8)
     tail = sum([1, 10, 45]) / 2**10  # two or fewer of ten coins
-    assert mcnemar_p(one, other) == pytest.approx(2 * tail)
+    assert mcnemar_p(one, other) == mcnemar_p(other, one) == pytest.approx(2 * tail)
 
 
-def test_the_median_p_is_shown():
-    difference = top1_difference(ONE, OTHER)
-    assert difference.mcnemar_p_median == sorted(difference.mcnemar_p)[1]
-
-
-def records(keys: list[str], labels: list[int], first: list[int]) -> pd.DataFrame:
-    return pd.DataFrame({"key": keys, "label": labels, "top5": [[f, 7, 8, 9, 10] for f in first]})
-
-
-def test_records_are_joined_by_key_not_by_place():
-    one, other = paired_correct(
-        [records(["a", "b", "c"], [0, 1, 2], [0, 1, 0])], [records(["c", "a", "b"], [2, 0, 1], [2, 0, 0])]
-    )
-    assert one.tolist() == [[True, True, False]]
-    assert other.tolist() == [[True, False, True]]
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (records(["a", "b", "d"], [0, 1, 2], [0, 1, 2]), "keys differ .* 'c' is in one only"),
-        (records(["a", "b"], [0, 1], [0, 1]), "keys differ .*3 and 2 records"),
-        (records(["a", "b", "c"], [0, 2, 2], [0, 1, 2]), "labels differ .* 'b'"),
-    ],
-)
-def test_records_of_other_images_are_refused(other, message):
-    with pytest.raises(ValueError, match=message):
-        paired_correct([records(["a", "b", "c"], [0, 1, 2], [0, 1, 2])], [other])
-
-
-TARGETS = np.random.default_rng(2).random((150, 4)) < [0.5, 0.3, 0.1, 0.0]
-
-
-def scored(skill: float, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=TARGETS.shape) + skill * TARGETS
-
-
-WORSE, BETTER = [scored(0.5, s) for s in range(3)], [scored(1.5, s) for s in range(3, 6)]
-
-
-def test_the_map_difference_is_that_of_the_seeds_means():
-    difference = map_difference(TARGETS, WORSE, BETTER, resamples=50)
-    one, other = ([mean_average_precision(scores, TARGETS) for scores in arm] for arm in (WORSE, BETTER))
-    assert difference.per_seed == pytest.approx(tuple(np.subtract(other, one)))
-    assert difference.delta == pytest.approx(np.mean(other) - np.mean(one))
-    interval = ttest_1samp(np.subtract(other, one), 0).confidence_interval(0.95)
-    assert difference.half_width_seeds == pytest.approx((interval.high - interval.low) / 2)
-    assert (difference.mcnemar_p, difference.mcnemar_p_median, difference.images) == (None, None, 150)
-
-
-def test_the_map_interval_is_that_of_a_bootstrap_over_images_with_all_seeds_on_the_same_images():
-    def gain(images):
-        of = [[mean_average_precision(s[images], TARGETS[images]) for s in arm] for arm in (WORSE, BETTER)]
-        return np.mean(of[1]) - np.mean(of[0])
-
-    rng = np.random.default_rng(7)
-    low, high = np.percentile([gain(rng.integers(0, 150, 150)) for _ in range(600)], [2.5, 97.5])
-    difference = map_difference(TARGETS, WORSE, BETTER)
-    assert difference.half_width_images == pytest.approx((high - low) / 2, rel=0.12)
-
-
-def test_a_rare_class_that_a_resample_misses_is_left_out_of_both_arms():
-    targets = TARGETS.copy()
-    targets[1:, 2] = False
-    targets[0, 2] = True
-    difference = map_difference(targets, WORSE[:1], BETTER[:1], resamples=60)
-    assert np.isfinite(difference.half_width_images)
-    assert difference.half_width_seeds is None
-
-
-def test_multi_label_records_are_joined_by_key():
-    def frame(keys, labels, scores):
-        return pd.DataFrame({"key": keys, "labels": labels, "scores": [np.array(row, np.float32) for row in scores]})
-
-    one = frame(["a", "b"], [[0], [0, 1]], [[1, 2], [3, 4]])
-    other = frame(["b", "a"], [[0, 1], [0]], [[5, 6], [7, 8]])
-    targets, scores_from, scores_to = paired_scores([one], [other])
-    assert targets.tolist() == [[True, False], [True, True]]
-    assert (scores_from[0].tolist(), scores_to[0].tolist()) == ([[1, 2], [3, 4]], [[7, 8], [5, 6]])
-    with pytest.raises(ValueError, match=r"labels differ .* 'b'"):
-        paired_scores([one], [frame(["b", "a"], [[1], [0]], [[5, 6], [7, 8]])])
+def test_mcnemar_of_arms_that_never_disagree_is_one():
+    assert mcnemar_p(np.array([True, False]), np.array([True, False])) == 1.0

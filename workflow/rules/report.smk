@@ -1,4 +1,6 @@
-"""All runs -> one long table -> tables, figures, MLflow. Rules of seconds: an edit of their code reruns them."""
+"""All runs -> one long table -> comparison -> tables, figures, MLflow. Rules of seconds: an edit of their code reruns them."""
+
+COMPARISON_CODE = ["clusters", "comparison", "pseudo_values", "published", "records", "rows", "stats", "verdicts"]
 
 
 rule collect:
@@ -25,16 +27,39 @@ rule collect:
         "noah collect {params.study} --scale {params.scale} > {log} 2>&1"
 
 
-rule tables:
+rule compare:
     input:
         STUDY.path.as_posix(),
-        f"{RESULTS}/fairness.json",
         PUBLISHED,
-        COSTS,
         run_files("metrics.json"),
         run_files("provenance.json"),
         long=ancient(f"{RESULTS}/long.parquet"),
         predictions=ancient(run_files("predictions.parquet")),
+        code=[file for name in COMPARISON_CODE for file in modules(f"report/{name}.py")],
+    output:
+        f"{RESULTS}/comparison.parquet",
+    params:
+        study=STUDY.name,
+        scale=STUDY.scale,
+    log:
+        f"logs/compare/{STUDY.slug}.log",
+    retries: 0
+    conda:
+        ENVIRONMENT
+    threads: 1
+    shell:
+        "noah compare {params.study} --scale {params.scale} > {log} 2>&1"
+
+
+rule tables:
+    input:
+        STUDY.path.as_posix(),
+        f"{RESULTS}/fairness.json",
+        f"{RESULTS}/comparison.parquet",
+        COSTS,
+        run_files("metrics.json"),
+        run_files("provenance.json"),
+        long=ancient(f"{RESULTS}/long.parquet"),
         code=modules("report/*.py"),
     output:
         report(TABLES, caption="../report/table.rst", category="Tables"),
@@ -54,12 +79,8 @@ rule tables:
 rule figures:
     input:
         STUDY.path.as_posix(),
-        f"{RESULTS}/fairness.json",
-        PUBLISHED,
-        run_files("metrics.json"),
+        f"{RESULTS}/comparison.parquet",
         run_files("history.csv"),
-        long=ancient(f"{RESULTS}/long.parquet"),
-        predictions=ancient(run_files("predictions.parquet")),
         code=modules("report/*.py"),
     output:
         report(DIFFERENCES, caption="../report/differences.rst", category="Figures"),
@@ -79,6 +100,7 @@ rule figures:
 
 rule track:
     input:
+        f"{RESULTS}/comparison.parquet",
         TABLES,
         FIGURES,
         COSTS,

@@ -35,7 +35,7 @@ def train(
     """Train one run and predict its test split. Stopped by a signal, it saves its state; started again, it resumes.
 
     \b
-    Example: noah train digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0 --study digits --out /tmp/run
+    Example: noah train digits-few/few-mlp/gmlp_tiny-d6-p8-w0.5/noah/s0 --study digits --out /tmp/run
     """
     from noah.data.staging import stage_folder
     from noah.engine.train import Machine
@@ -63,7 +63,7 @@ def score(
     """Compute metrics.json of a run from its prediction records.
 
     \b
-    Example: noah score results/digits/runs/digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0
+    Example: noah score results/digits/runs/digits-few/few-mlp/gmlp_tiny-d6-p8-w0.5/noah/s0
     """
     from noah.data.access import manifest_of_test
     from noah.evaluate.metrics import score as score_run
@@ -90,7 +90,7 @@ def cost(
     """Measure all arms of one backbone, interleaved: parameters, MACs, latency, images/s, memory.
 
     \b
-    Example: noah cost digits --dataset digits --backbone gmlp_tiny-d10-p8-w0.5
+    Example: noah cost digits --dataset digits-few --backbone gmlp_tiny-d6-p8-w0.5
     """
     # torch's profiler, which measures memory, else prints its own troubles; it reads this when torch is imported.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -109,7 +109,7 @@ def attention(
     """Draw where trained models look: NOAH's maps, or the class activation maps of another head, of the best classes.
 
     \b
-    Example: noah attention results/digits/runs/digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0 --images 8
+    Example: noah attention results/digits/runs/digits-few/few-mlp/gmlp_tiny-d6-p8-w0.5/noah/s0 --images 8
     """
     from noah.evaluate.attention import draw_attention
 
@@ -125,7 +125,7 @@ def export(
     """Write a trained model as a file for elsewhere, and check that its class scores are the same.
 
     \b
-    Example: noah export results/digits/runs/digits/digits-mlp/gmlp_tiny-d10-p8-w0.5/noah/s0 --to pt2 --out noah.pt2
+    Example: noah export results/digits/runs/digits-few/few-mlp/gmlp_tiny-d6-p8-w0.5/noah/s0 --to pt2 --out noah.pt2
     """
     from noah.evaluate.export import export as export_run
 

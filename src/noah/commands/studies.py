@@ -1,5 +1,7 @@
 """Verbs of a whole study: planned, gathered, shown."""
 
+import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,13 +20,15 @@ def plan(
 ) -> None:
     """Build every model of a study without training it: size beside the published one, images/s, hours, warnings.
 
-    Exits with 2 when a run cannot work. Example: noah plan digits
+    Also says what difference the study could find. Exits with 2 when a run cannot work. Example: noah plan digits
     """
-    from noah.plan import make_plan, save_plan, show_plan
+    from noah.plan import add_resolution, make_plan, save_plan, show_plan
+    from noah.report.resolution import foresee, remarks
 
     loaded = load_study(study, scale)
-    table = make_plan(loaded)
-    show_plan(loaded, table)
+    differences = foresee(loaded)
+    table = add_resolution(make_plan(loaded), differences)
+    show_plan(loaded, table, differences, remarks(loaded, differences))
     if save:
         print(save_plan(loaded, table))
 
@@ -44,23 +48,44 @@ def collect(study: StudyName, scale: Scale = "full") -> None:
 
 
 @app.command()
+def compare(study: StudyName, scale: Scale = "full") -> None:
+    """Compute every difference with its interval, p and verdict once: comparison.parquet, from the prediction records.
+
+    \b
+    Example: noah compare digits
+    """
+    from noah.report.comparison import compare as compare_study
+
+    print(compare_study(load_study(study, scale)))
+
+
+@app.command()
 def table(
     study: StudyName,
     scale: Scale = "full",
     show: Annotated[bool, typer.Option("--show", help="Print the table that is there; write nothing.")] = False,
-    publish: Annotated[bool, typer.Option("--publish", help="Copy tables and figure, dated, to docs/results.")] = False,
+    notes: Annotated[bool, typer.Option("--notes", help="With --show: also what the numbers rest on.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with an earlier copy: its CSV, or a folder of dated ones.")
+    ] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Copy tables and figures, dated, to docs/results.")] = False,
 ) -> None:
     """Write the comparison tables: Markdown, LaTeX, HTML, CSV. A missing cell shows as missing.
 
     \b
-    Example: noah table digits
+    Example: noah table digits --show
     """
+    from noah.report.against import agreement
     from noah.report.tables import publish as publish_tables
     from noah.report.tables import table_for_terminal, write_tables
 
     loaded = load_study(study, scale)
-    if show:
-        print(table_for_terminal(loaded))
+    if show or against:
+        if show:
+            print(table_for_terminal(loaded, shutil.get_terminal_size((100, 24)).columns, with_notes=notes))
+            print("" if notes else f"What the numbers rest on: noah table {study} --scale {scale} --show --notes")
+        for line in agreement(loaded, against) if against else ():
+            print(line)
         return
     for path in publish_tables(loaded) if publish else write_tables(loaded):
         print(path)

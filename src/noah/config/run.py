@@ -25,7 +25,7 @@ _WHERE_DATA_LIES = {
     "splits": {"__all__": {"raw"}},
 }
 """Of a dataset, how jobs are cut, and when too many images are bad: the manifest says what the images are."""
-_SLUG_PREFIX = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os"}
+_SLUG_PREFIX = {"depth": "d", "patch_size": "p", "stem_stride": "s", "output_stride": "os", "dilation": "dil"}
 
 
 class BackboneSpec(Strict):
@@ -42,6 +42,8 @@ class BackboneSpec(Strict):
     """MobileNetV2: stride of the first convolution."""
     output_stride: Literal[8, 16, 32] | None = None
     """MobileNetV2: input pixels per position of the last map; later strides become dilations."""
+    dilation: Literal[1] | None = None
+    """1: with `output_stride`, later strides are left out and nothing is dilated in their place."""
     weights: str | None = None
     """A .safetensors file that the backbone starts from (noah.models.pretrained), with environment variables."""
     weights_sha256: Sha256 | None = None
@@ -77,7 +79,7 @@ class BackboneSpec(Strict):
 
     @property
     def slug(self) -> str:
-        """`mobilenetv2-w0.35`, `deit_tiny-d6-p8-w0.5`: name, changes (depth, patch, stem, output stride), width."""
+        """`mobilenetv2-w0.35`, `deit_tiny-d6-p8-w0.5`: name, changes (depth, patch, stem, strides), width."""
         changes = (f"{_SLUG_PREFIX[field]}{value}" for field, value in self.changes.items())
         return "-".join([self.name, *changes, f"w{self.width:g}"])
 

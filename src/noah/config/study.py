@@ -92,6 +92,8 @@ class StudySpec(Strict):
     arms: dict[Name, Arm] = Field(min_length=1)
     compare: tuple[tuple[Name, Name], ...] = ()
     """Each pair [from, to] is one difference column, `to` minus `from`."""
+    margin: float | None = Field(None, gt=0)
+    """The largest difference that is as good as none, in percentage points; without one no pair is called equal."""
     recipe: dict[str, Any] = {}
     """Recipe fields replaced in every run."""
     published: Name | None = None

@@ -28,6 +28,7 @@ def build_model(
     patch_size: int | None = None,
     stem_stride: int | None = None,
     output_stride: int | None = None,
+    dilation: int | None = None,
     proj_drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     global_pool: str | None = None,
@@ -51,6 +52,7 @@ def build_model(
         patch_size: Pixels (vision transformers and MLPs).
         stem_stride: Stride of the first convolution (MobileNetV2).
         output_stride: Pixels per position of the last map; later strides become dilations (MobileNetV2, ResNets).
+        dilation: 1 undoes those dilations, which are slow and reach beyond the border of small maps.
         proj_drop_rate: Dropout inside the blocks (vision transformers and MLPs).
         drop_path_rate: Share of the blocks that is skipped while training.
         global_pool: As `Classifier.reset_classifier` takes it.
@@ -91,6 +93,8 @@ def build_model(
                 f"backbone '{backbone}': stem_stride is {stem_stride}, expected none: it cannot be set here"
             )
         body.conv_stem.stride = (stem_stride, stem_stride)
+    if dilation:
+        _undilate(body, backbone, dilation, output_stride)
     img_size = img_size or body.default_cfg["input_size"][-1]
     _check(body, backbone, head, img_size)
     features = probe(body, backbone, in_chans, img_size)
@@ -144,6 +148,18 @@ def _timm_output_stride(output_stride: int | None, stem_stride: int | None) -> i
     if output_stride > 16:
         raise ValueError(f"output_stride is {output_stride}, expected at most 16 with stem_stride 1")
     return output_stride * 2
+
+
+def _undilate(body: nn.Module, backbone: str, dilation: int, output_stride: int | None) -> None:
+    dilated = [m for m in body.modules() if isinstance(m, nn.Conv2d) and max(m.dilation) > 1]
+    if dilation != 1 or output_stride is None or not dilated:
+        raise ValueError(
+            f"backbone '{backbone}': dilation is {dilation}, expected none, or 1 with an output_stride that dilates"
+        )
+    for convolution in dilated:
+        if not isinstance(convolution.padding, str) and any(convolution.padding):
+            convolution.padding = tuple(size // 2 for size in convolution.kernel_size)
+        convolution.dilation = (1, 1)
 
 
 @lru_cache

@@ -1,4 +1,5 @@
 """From the files of finished runs to tables and figures. Reads files only and loads no torch.
 
-collect (long.parquet), fairness (fairness.json) -> comparison (rows, by stats) -> tables (by notes and render), figures
+collect (long.parquet), fairness (fairness.json) -> comparison (comparison.parquet, by records, stats, verdicts)
+-> tables (by arms, notes and render), figures
 """

@@ -1,248 +1,260 @@
-"""The rows of the comparison: per backbone, what each arm reached, what it costs and how the arms differ."""
+"""The comparison of a study, computed once: comparison.parquet, which tables, figures and tracking read.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+One row per pair of arms on a backbone (`kind` pair), and one per pair over all backbones of a dataset (`kind` overall).
+All differences are in percentage points. docs/statistics.md has the formulas.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from noah.backbones import BACKBONES, BASELINE_HEAD
-from noah.config import BackboneSpec, Run, Study
-from noah.files import read_parquet, reading
-from noah.report.collect import COLUMNS, run_folder
-from noah.report.stats import Difference, map_difference, paired_correct, paired_scores, top1_difference
+from noah.config import Study
+from noah.files import read_parquet, reading, write_atomic
+from noah.report.collect import COLUMNS as LONG_COLUMNS
+from noah.report.collect import run_folder
+from noah.report.published import published_deltas
+from noah.report.records import Predicted, read_predicted
+from noah.report.rows import Pair, Row, rows_of, section
+from noah.report.stats import Parts, Prior, conclude, fit_prior, mcnemar_p, measure, sharing
+from noah.report.verdicts import holm, overall, seeds_needed, verdict
 
-PUBLISHED_ON = "ImageNet"
-"""Where the numbers of config/published/*.csv were measured."""
-SCORES = {"top1": "top-1", "map": "mAP"}
-"""What `Dataset.score` is called."""
-
-_MEASURES = {"top1": (paired_correct, top1_difference), "map": (paired_scores, map_difference)}
-_RECORDS = {"top1": ["key", "label", "top5"], "map": ["key", "labels", "scores"]}
-_PUBLISHED_NOAH = {
-    "score": "softmax",
-    "split_groups": True,
-    "split_key_value": True,
-    "kernel_size": 1,
-    "merge": "sum",
+FILE = "comparison.parquet"
+COLUMNS = {
+    "kind": "string",
+    "dataset": "string",
+    "score": "string",
+    "recipe": "string",
+    "backbone": "string",
+    "width": "float64",
+    "from": "string",
+    "to": "string",
+    "declared": "boolean",
+    "status": "string",
+    "seeds_from": "string",
+    "seeds_to": "string",
+    "seeds_expected": "string",
+    "delta": "float64",
+    "low": "float64",
+    "high": "float64",
+    "half_width": "float64",
+    "se": "float64",
+    "df": "float64",
+    "p": "float64",
+    "p_holm": "float64",
+    "verdict": "string",
+    "seeds_needed": "Int64",
+    "margin": "float64",
+    "seed_variance": "float64",
+    "image_variance": "float64",
+    "residual_variance": "float64",
+    "prior_df_from": "float64",
+    "prior_df_to": "float64",
+    "images": "Int64",
+    "clusters": "float64",
+    "clustered": "boolean",
+    "chance": "float64",
+    "minival_delta": "float64",
+    "published_delta": "float64",
+    "published_name": "string",
+    "mcnemar_p_median": "float64",
+    "mcnemar_p_per_seed": "string",
+    "backbones": "Int64",
+    "wins": "Int64",
+    "tau": "float64",
 }
-_NAMES = ("backbone", "published_name")
-_PUBLISHED_COLUMNS = ("backbone", "width", "published_name", "num_heads", "key_ratio", "top1_baseline", "top1_noah")
+"""low, high, half_width: of the 95% interval; empty with fewer than two seeds. wins: backbones where Δ is above 0."""
 
 
-@dataclass(frozen=True)
-class ArmResult:
-    """One arm of a row. Seeds without a finished run are left out of every metric."""
-
-    expected_seeds: tuple[int, ...]
-    score: str
-    """Which metric says how good it is: `top1` or `map`."""
-    metrics: dict[str, dict[int, float]] = field(default_factory=dict)
-    """Metric -> seed -> value, as in long.parquet."""
-    cost: dict[str, float] = field(default_factory=dict)
-    """Metric -> value; empty where it was not measured."""
-
-    @property
-    def seeds(self) -> list[int]:
-        return sorted(self.metrics.get(self.score, {}))
-
-
-@dataclass(frozen=True)
-class PairResult:
-    """One compare pair of a row."""
-
-    expected_seeds: tuple[int, ...]
-    seeds: tuple[int, ...] = ()
-    """Those that both arms finished."""
-    difference: Difference | None = None
-    """None where no seed has both arms."""
-    minival_delta: float | None = None
-    """Mean over the seeds of the differences in the minival's score, percentage points."""
-    published_delta: float | None = None
-    """The paper's, on ImageNet; None unless the pair is the paper's own: its baseline head and its NOAH."""
-    published_name: str | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A backbone on a dataset with a recipe. An arm or pair that does not exist for the family is None."""
-
-    dataset: str
-    score: str
-    """Of the dataset: `top1` or `map`."""
-    recipe: str
-    backbone: BackboneSpec
-    arms: dict[str, ArmResult | None]
-    pairs: dict[tuple[str, str], PairResult | None]
-
-    @property
-    def label(self) -> str:
-        """The backbone with its changes, without the width."""
-        return self.backbone.slug.rpartition("-w")[0]
-
-
-def compare(study: Study) -> list[Row]:
-    """The rows in the order of the study's datasets and of the paper's backbones; reads long.parquet and predictions.
+def compare(study: Study) -> Path:
+    """Compute the comparison from long.parquet and the prediction records, and write it.
 
     Raises:
-        ValueError: long.parquet or the published numbers are missing or broken, or the arms of a pair were not
+        ValueError: long.parquet or the published numbers are missing or broken, or the arms of a backbone were not
             predicted on the same images.
     """
-    path = study.results / "long.parquet"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file, expected the output of `noah collect`")
-    values = _read_long(path)
-    metrics, costs = {}, {}
-    for entry in values[values["seed"].notna()].itertuples():
-        name = (entry.dataset, entry.recipe, entry.backbone, entry.arm)
-        metrics.setdefault(name, {}).setdefault(entry.metric, {})[int(entry.seed)] = entry.value
-    for entry in values[values["seed"].isna()].itertuples():
-        costs.setdefault((entry.dataset, entry.backbone, entry.arm), {})[entry.metric] = entry.value
-
-    runs: dict[tuple, dict[str, dict[int, Run]]] = {}
-    for run in study.runs:
-        name = (run.dataset.name, run.recipe_name, run.backbone)
-        runs.setdefault(name, {}).setdefault(run.arm, {})[run.seed] = run
-    published = _read_published(study)
-    rows = []
-    for dataset, recipe, backbone in sorted(runs, key=_order(study)):
-        of_arm, score = runs[dataset, recipe, backbone], study.datasets[dataset].score
-        arms = {
-            arm: ArmResult(
-                tuple(of_arm[arm]),
-                score,
-                metrics.get((dataset, recipe, backbone.slug, arm), {}),
-                costs.get((dataset, backbone.slug, arm), {}),
-            )
-            if arm in of_arm
-            else None
-            for arm in study.spec.arms
-        }
-        pairs = {
-            (one, other): _compare_pair(
-                study,
-                (of_arm[one], of_arm[other]),
-                (arms[one], arms[other]),
-                published.get((backbone.name, backbone.width)) if score == "top1" else None,
-            )
-            if one in of_arm and other in of_arm
-            else None
-            for one, other in study.spec.compare
-        }
-        rows.append(Row(dataset, score, recipe, backbone, arms, pairs))
-    return rows
+    scores, published = _finished(study), published_deltas(study)
+    entries: list[dict] = []
+    measured: dict[tuple, tuple[Row, Parts]] = {}
+    for row in rows_of(study):
+        finished = {arm: scores.get((*row.name, arm), {}).get(row.score, {}) for arm in row.arms}
+        predicted = _predicted(study, row, finished)
+        shared = sharing(predicted.clusters) if predicted else None
+        for pair, declared in row.pairs(study).items():
+            entry = _identity(row, pair, declared, finished)
+            runs = [next(iter(row.arms[arm].values())) for arm in pair]
+            entry["published_delta"], entry["published_name"] = published(*runs)
+            if all(finished[arm] for arm in pair):
+                arms, seeds = [predicted.values[arm] for arm in pair], [predicted.seeds[arm] for arm in pair]
+                measured[*row.name, *pair] = row, measure(*arms, shared, seeds)
+                entry |= {"clustered": shared is not None, "chance": predicted.chance}
+                entry |= _mcnemar(row, predicted, pair)
+                minival = [scores[*row.name, arm].get(f"minival_{row.score}", {}) for arm in pair]
+                entry["minival_delta"] = _delta(minival)
+            entries.append(entry)
+    _conclude(study, entries, measured)
+    frame = pd.DataFrame(entries, columns=list(COLUMNS)).astype(COLUMNS)
+    path = study.results / FILE
+    with write_atomic(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+    return path
 
 
-def _read_long(path: Path) -> pd.DataFrame:
+def read_comparison(study: Study) -> pd.DataFrame:
+    """What `compare` wrote; ValueError where it did not, or where it is another table."""
+    return _read_table(study.results / FILE, COLUMNS, "noah compare")
+
+
+def read_long(study: Study) -> pd.DataFrame:
     """The rows of long.parquet that have a value; ValueError names the file where it is another table."""
-    try:
-        with reading(path):
-            long = read_parquet(path).to_pandas()[list(COLUMNS)].astype(COLUMNS)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ValueError(f"{path}: not the output of `noah collect`: {' '.join(str(error).split())[:300]}") from None
+    long = _read_table(study.results / "long.parquet", LONG_COLUMNS, "noah collect")
     return long[(long["status"] == "ok") & long["value"].notna()]
 
 
-def reference_arm(study: Study) -> str:
-    """The arm that speeds are given relative to: where the first pair starts, else the first arm."""
-    return study.spec.compare[0][0] if study.spec.compare else next(iter(study.spec.arms))
-
-
-def section(study: Study, row: Row) -> tuple[str, ...]:
-    """What rows of one grid share: the dataset, and the recipe where a backbone was trained with several."""
-    return (row.dataset, row.recipe) if _recipes_repeat(study, row.dataset) else (row.dataset,)
-
-
-def _recipes_repeat(study: Study, dataset: str) -> bool:
-    trained = {(run.backbone.slug, run.recipe_name) for run in study.runs if run.dataset.name == dataset}
-    return len(trained) > len({backbone for backbone, _ in trained})
-
-
-def _order(study: Study) -> Callable[[tuple], tuple]:
-    """Datasets as in the study, backbones and widths as in the paper's tables, then what the paper does not have."""
-    names = list(BACKBONES)
-    recipes = list(dict.fromkeys(run.recipe_name for run in study.runs))
-    repeat = {dataset: _recipes_repeat(study, dataset) for dataset in study.spec.datasets}
-
-    def key(name: tuple[str, str, BackboneSpec]) -> tuple:
-        dataset, recipe, backbone = name
-        place = (names.index(backbone.name), -backbone.width) if backbone.name in names else (len(names), 0)
-        return (study.spec.datasets.index(dataset), recipes.index(recipe) if repeat[dataset] else 0, *place)
-
-    return key
-
-
-def _compare_pair(
-    study: Study, runs: tuple[dict[int, Run], ...], arms: tuple[ArmResult, ...], published: dict | None
-) -> PairResult:
-    expected = tuple(seed for seed in runs[0] if seed in runs[1])
-    seeds = tuple(seed for seed in expected if all(seed in arm.seeds for arm in arms))
-    difference = minival_delta = None
-    score = arms[0].score
-    if seeds:
-        try:
-            join, measure = _MEASURES[score]
-            records = [[_records(study, of[seed]) for seed in seeds] for of in runs]
-            with reading(run_folder(study, runs[0][seeds[0]]) / "predictions.parquet, or the other arm's"):
-                difference = measure(*join(*records))
-        except ValueError as error:
-            keys = " and ".join(run_folder(study, of[seeds[0]]).parent.as_posix() for of in runs)
-            raise ValueError(f"{keys}: {error}") from None
-        minival = [arm.metrics.get(f"minival_{score}", {}) for arm in arms]
-        if all(seed in scores for seed in seeds for scores in minival):
-            minival_delta = sum(minival[1][seed] - minival[0][seed] for seed in seeds) / len(seeds)
-    one, other = (next(iter(of.values())) for of in runs)
-    if published is None or not _is_papers_pair(one, other, published):
-        return PairResult(expected, seeds, difference, minival_delta)
-    delta = round(published["top1_noah"] - published["top1_baseline"], 2)
-    return PairResult(expected, seeds, difference, minival_delta, delta, published["published_name"])
-
-
-def _records(study: Study, run: Run) -> pd.DataFrame:
-    path = run_folder(study, run) / "predictions.parquet"
+def _read_table(path: Path, columns: dict[str, str], command: str) -> pd.DataFrame:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file, though the run was collected: collect again")
+        raise ValueError(f"{path}: no such file, expected the output of `{command}`")
     try:
         with reading(path):
-            return read_parquet(path, _RECORDS[run.dataset.score]).to_pandas()
-    except (pa.ArrowException, OSError) as error:
+            return read_parquet(path).to_pandas()[list(columns)].astype(columns)
+    except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        raise ValueError(f"{path}: not prediction records: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"{path}: not the output of `{command}`: {' '.join(str(error).split())[:300]}") from None
 
 
-def _is_papers_pair(one: Run, other: Run, published: dict) -> bool:
-    """Whether `one` has the paper's baseline head and `other` its NOAH, with its N and r (init and dropout aside)."""
-    head = other.head.kwargs
-    return (
-        one.head.name == BASELINE_HEAD.get(one.backbone.family)
-        and other.head.name == "noah"
-        and (head["num_heads"], head["key_ratio"]) == (published["num_heads"], published["key_ratio"])
-        and all(head.get(field, value) == value for field, value in _PUBLISHED_NOAH.items())
-    )
+def _finished(study: Study) -> dict[tuple, dict[str, dict[int, float]]]:
+    """(dataset, recipe, backbone, arm) -> metric -> seed -> value."""
+    found: dict[tuple, dict[str, dict[int, float]]] = {}
+    long = read_long(study)
+    for entry in long[long["seed"].notna()].itertuples():
+        name = (entry.dataset, entry.recipe, entry.backbone, entry.arm)
+        found.setdefault(name, {}).setdefault(entry.metric, {})[int(entry.seed)] = entry.value
+    return found
 
 
-def _read_published(study: Study) -> dict[tuple[str, float], dict]:
-    """The paper's numbers by backbone and width; empty where the study names none."""
-    if study.spec.published is None:
+def _predicted(study: Study, row: Row, finished: dict[str, dict[int, float]]) -> Predicted | None:
+    files = {
+        arm: {seed: run_folder(study, row.arms[arm][seed]) / "predictions.parquet" for seed in sorted(seeds)}
+        for arm, seeds in finished.items()
+    }
+    return read_predicted(row.score, files) if any(files.values()) else None
+
+
+def _identity(row: Row, pair: Pair, declared: bool, finished: dict[str, dict[int, float]]) -> dict:
+    seeds = [sorted(finished[arm]) for arm in pair]
+    expected = [seed for seed in row.arms[pair[0]] if seed in row.arms[pair[1]]]
+    whole = all(set(expected) <= set(found) for found in seeds)
+    return {
+        "kind": "pair",
+        **dict(zip(("dataset", "recipe", "backbone"), row.name, strict=True)),
+        "score": row.score,
+        "width": row.backbone.width,
+        "from": pair[0],
+        "to": pair[1],
+        "declared": declared,
+        "status": "ok" if whole else "partial" if all(seeds) else "missing",
+        "seeds_from": listed(seeds[0]),
+        "seeds_to": listed(seeds[1]),
+        "seeds_expected": listed(expected),
+    }
+
+
+def _mcnemar(row: Row, predicted: Predicted, pair: Pair) -> dict:
+    """One p per seed that both arms finished; mAP has none, for there no image is right or wrong as a whole."""
+    if row.score != "top1":
         return {}
-    path = _config_dir(study) / "published" / f"{study.spec.published}.csv"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file, which {study.path} names as its published numbers")
-    try:
-        table = pd.read_csv(path)
-        numbers = [column for column in _PUBLISHED_COLUMNS if column in table and column not in _NAMES]
-        table = table.astype(dict.fromkeys(numbers, "float64"))
-    except (ValueError, TypeError) as error:  # pandas' own errors are ValueErrors
-        raise ValueError(f"{path}: not the paper's numbers: {' '.join(str(error).split())[:300]}") from None
-    absent = [column for column in _PUBLISHED_COLUMNS if column not in table.columns]
-    if absent:
-        raise ValueError(f"{path}: missing column '{absent[0]}', expected {', '.join(_PUBLISHED_COLUMNS)}")
-    return {(row["backbone"], row["width"]): row for row in table.to_dict("records")}
+    arms = [dict(zip(predicted.seeds[arm], predicted.values[arm] > 0, strict=True)) for arm in pair]
+    values = [mcnemar_p(right, arms[1][seed]) for seed, right in arms[0].items() if seed in arms[1]]
+    return {"mcnemar_p_median": median(values), "mcnemar_p_per_seed": listed(values)} if values else {}
 
 
-def _config_dir(study: Study) -> Path:
-    return study.path.parent.parent
+def _delta(arms: list[dict[int, float]]) -> float | None:
+    """Of the means of two arms, each over its seeds."""
+    if not all(arms):
+        return None
+    return float(np.mean([*arms[1].values()]) - np.mean([*arms[0].values()]))
+
+
+def _conclude(study: Study, entries: list[dict], measured: dict[tuple, tuple[Row, Parts]]) -> None:
+    """Fill in intervals and verdicts, and append what holds over all backbones of a section."""
+    priors = _priors(study, measured)
+    known, differences = [], {}
+    for entry in entries:
+        pair = entry["from"], entry["to"]
+        name = (entry["dataset"], entry["recipe"], entry["backbone"], *pair)
+        if name not in measured:
+            continue
+        row, parts = measured[name]
+        prior = tuple(priors.get((section(study, row), arm)) for arm in pair)
+        difference = conclude(parts, prior)
+        entry |= _concluded(study, parts, prior, difference)
+        known.append(entry)
+        differences.setdefault((section(study, row), pair), []).append((entry, difference))
+    declared = [entry for entry in known if entry["declared"]]
+    for entry, adjusted in zip(declared, holm([entry["p"] for entry in declared]), strict=True):
+        entry["p_holm"] = adjusted
+    for (_, pair), found in differences.items():
+        entries += _over_backbones(pair, found)
+
+
+def _priors(study: Study, measured: dict[tuple, tuple[Row, Parts]]) -> dict[tuple, Prior | None]:
+    """By section and arm: how the arm spreads over seeds on all backbones."""
+    samples: dict[tuple, dict[tuple, tuple[float, ...]]] = {}
+    for name, (row, parts) in measured.items():
+        for arm, scores in zip(name[-2:], (parts.scores_from, parts.scores_to), strict=True):
+            samples.setdefault((section(study, row), arm), {})[row.name] = scores
+    return {name: fit_prior(list(of_row.values())) for name, of_row in samples.items()}
+
+
+def _concluded(study: Study, parts: Parts, priors: tuple[Prior | None, Prior | None], difference) -> dict:
+    margin = study.spec.margin
+    found = verdict(difference, parts.seeds, margin)
+    low, high = difference.interval()
+    return {
+        "delta": difference.delta,
+        "low": low,
+        "high": high,
+        "half_width": difference.half_width(),
+        **{name: getattr(difference, name) for name in ("se", "df", "p", "seed_variance")},
+        **{name: getattr(parts, name) for name in ("image_variance", "residual_variance", "images", "clusters")},
+        **{f"prior_df_{name}": prior and prior.df for name, prior in zip(("from", "to"), priors, strict=True)},
+        "verdict": found,
+        "seeds_needed": seeds_needed(parts, priors, difference, margin) if found == "undecided" else None,
+        "margin": margin,
+    }
+
+
+def _over_backbones(pair: Pair, found: list[tuple[dict, object]]) -> Iterable[dict]:
+    """What a pair does on all backbones of a section that have an interval; nothing where there are not two."""
+    found = [(entry, difference) for entry, difference in found if difference.se > 0]
+    mean = overall([difference for _, difference in found])
+    if mean is None:
+        return
+    first, _ = found[0]
+    deltas = [difference.delta for _, difference in found]
+    yield {
+        "kind": "overall",
+        "dataset": first["dataset"],
+        "score": first["score"],
+        "recipe": first["recipe"] if len({entry["recipe"] for entry, _ in found}) == 1 else None,
+        "from": pair[0],
+        "to": pair[1],
+        "declared": first["declared"],
+        "delta": mean.delta,
+        "low": mean.low,
+        "high": mean.high,
+        "half_width": (mean.high - mean.low) / 2,
+        "p": mean.p,
+        "backbones": len(found),
+        "wins": sum(delta > 0 for delta in deltas),
+        "tau": mean.tau,
+    }
+
+
+def listed(values: Iterable) -> str | None:
+    """Several numbers in one field."""
+    return ";".join(str(value) for value in values) or None

@@ -1,16 +1,21 @@
-"""The sentences under a table, computed from fairness.json: what the numbers are, and what they rest on."""
+"""What stands under a table: what the numbers are and, as a grid of its own, how the arms differ besides the head."""
 
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
+
 from noah.config import Study
-from noah.report.comparison import PUBLISHED_ON, SCORES, reference_arm
-from noah.report.stats import RESAMPLES
+from noah.report.published import PUBLISHED_ON
+from noah.report.render_structure import Grid, Group
+from noah.report.stats import SEEDS_FOR_A_VERDICT
 
 _NAMES = {
     "top1": "Top-1 in percent",
-    "map": "mAP in percent (mean over classes of average precision, without classes that have no image)",
+    "map": "mAP in percent",
 }
+_COUNTED = ("parameters", "head_parameters", "weight_decay_groups")
+"""Parameters have columns of their own; tensors are counted in the folded notes."""
 _LABELS = {
     "class_token": "class token",
     "positions": "positions L",
@@ -21,175 +26,96 @@ _LABELS = {
 }
 
 
-def notes(study: Study, fairness: dict, *, published: bool) -> tuple[str, ...]:
-    """All notes of a study's table.
+def notes(study: Study, comparison: pd.DataFrame, arms: pd.DataFrame, fairness: dict) -> tuple[str, ...]:
+    """What everybody has to know to read the table.
 
     Args:
         study: The study.
+        comparison: Of `read_comparison`.
+        arms: Of `arms_of`.
         fairness: The content of fairness.json.
-        published: Whether the table shows published differences.
     """
-    sentences = [*_numbers(study, fairness), *_arms(study, fairness), *_origin(fairness), *_cost(study, fairness)]
-    if published:
-        sentences.append(
-            f"published, {PUBLISHED_ON}: the paper's difference for that backbone and width on {PUBLISHED_ON} "
-            f"(config/published/{study.spec.published}.csv), not measured here."
-        )
-    if fairness["backbone_changes"]:
-        changed = "; ".join(f"{slug}: {_mapping(c)}" for slug, c in fairness["backbone_changes"].items())
-        beside = f", unlike the {PUBLISHED_ON} numbers beside them" if published else ""
-        sentences.append(f"Architectures that differ from the published ones{beside}: {changed}.")
+    pairs = comparison[comparison["kind"] == "pair"]
+    sentences = [_scores(study, fairness)]
+    if pairs["delta"].notna().any():
+        sentences += [_intervals(pairs), _verdicts(study, pairs)]
+    sentences += [_marks(arms, pairs), *study.spec.notes]
     if fairness["missing"]:
         listed = _some(f"{key} ({reason})" for key, reason in fairness["missing"].items())
         sentences.append(f"Missing: {len(fairness['missing'])} of {fairness['runs']} runs: {listed}.")
-    sentences += study.spec.notes
     return (*sentences, *(f"Warning: {warning}." for warning in fairness["warnings"]))
 
 
-def _numbers(study: Study, fairness: dict) -> list[str]:
+def differences_grid(fairness: dict) -> list[Grid]:
+    """One line per fact in which the arms of a declared pair differ besides the head's form."""
+    groups = []
+    for pair in dict.fromkeys((c["from"], c["to"]) for c in fairness["comparisons"]):
+        known = [c for c in fairness["comparisons"] if (c["from"], c["to"]) == pair and c["known"]]
+        where: dict[tuple, list[str]] = {}
+        for comparison in known:
+            for fact, (one, other) in comparison["differences"].items():
+                if fact not in _COUNTED:
+                    label = _LABELS.get(fact, fact.replace("recipe.", "recipe: "))
+                    where.setdefault((label, _value(one), _value(other)), []).append(comparison["backbone"])
+        lines = tuple((*fact, _where(backbones, known)) for fact, backbones in where.items())
+        if lines:
+            groups.append(Group(" → ".join(pair), lines))
+    header = ("what differs besides the head", "from", "to", "on")
+    return [Grid("What else differs", header, tuple(groups), "llll")] if groups else []
+
+
+def _where(backbones: list[str], known: list[dict]) -> str:
+    distinct = list(dict.fromkeys(backbones))
+    return "all" if len(backbones) == len(known) else _some(distinct, 3, more="more")
+
+
+def _scores(study: Study, fairness: dict) -> str:
     seeds = fairness["seeds"]
-    spread = "mean ± standard deviation over seeds" if len(seeds) > 1 else "of seed"
-    scores = list(dict.fromkeys(dataset.score for dataset in study.datasets.values()))
-    sentences = []
-    for score in scores:
+    spread = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    names = []
+    for score in dict.fromkeys(dataset.score for dataset in study.datasets.values()):
         images = ", ".join(
             f"{d}: {' or '.join(f'{n:,}' for n in counts)} images"
             for d, counts in fairness["test_images"].items()
             if counts and study.datasets[d].score == score
         )
-        sentences.append(
-            f"{_NAMES[score]} on the test split ({images or 'not predicted yet'}), {spread} "
-            f"{', '.join(map(str, seeds))}; minival scores are in the CSV."
-        )
-    if study.spec.compare:
-        sentences += _intervals(scores, len(seeds) > 1)
-    return sentences
+        names.append(f"{_NAMES[score]} on the test split ({images or 'not predicted yet'})")
+    return f"{' and '.join(names)}, {spread}. params and MACs in millions; speed: images/s at inference."
 
 
-def _intervals(scores: list[str], several_seeds: bool) -> list[str]:
-    resamples = " or ".join(
-        f"{RESAMPLES[score]:,}{f' ({SCORES[score]})' if len(scores) > 1 else ''}" for score in scores
+def _intervals(pairs: pd.DataFrame) -> str:
+    known = pairs[pairs["low"].notna()]
+    if known.empty:
+        return "Δ in points. One seed: no interval, for nothing says how far another training would be from this one."
+    images = "test images"
+    clustered = known[known["clustered"].fillna(False).astype(bool)]
+    if len(clustered):
+        sources = " or ".join(dict.fromkeys(f"{n:,.0f}" for n in clustered["clusters"]))
+        images += f", those that share a source counted together (as good as {sources} independent ones)"
+    return f"Δ in points [95% interval over trainings and {images}]."
+
+
+def _verdicts(study: Study, pairs: pd.DataFrame) -> str:
+    family = int(pairs["p_holm"].notna().sum())
+    margin = study.spec.margin
+    equal = f"equal: the 90% interval lies within ±{margin:g}. " if margin else ""
+    undeclared = " In brackets: not declared by the study." if (~pairs["declared"].astype(bool)).any() else ""
+    return (
+        f"ahead, behind: the interval excludes 0 (*: not by Holm's p over the {family} declared differences). {equal}"
+        "? N seeds: undecided; a difference as large as the measured one takes N seeds (80% power), or more images."
+        f"{undeclared} Fewer than {SEEDS_FOR_A_VERDICT} seeds: no verdict."
     )
-    test = []
-    if "top1" in scores:
-        test.append(f"p: exact McNemar test{', median over seeds' if several_seeds else ''}.")
-    if "map" in scores:
-        test.append("The McNemar test does not apply to mAP: —.")
-    if several_seeds:
-        return [
-            "Δ: percentage points, ± half-width of the 95% interval sqrt(h_seed² + h_image²), with h_seed from "
-            f"Student's t over the seeds' differences and h_image from {resamples} paired bootstraps of the test "
-            "images. Where only one seed has both arms the interval is the images' alone and seeds are not covered. "
-            + " ".join(test)
-        ]
-    return [
-        f"Δ: percentage points, ± half-width of the 95% interval from {resamples} paired bootstraps of the test "
-        f"images: seeds not covered. {' '.join(test)}"
-    ]
 
 
-def _arms(study: Study, fairness: dict) -> list[str]:
-    """How arms are initialised and how pairs differ; backbones that read alike share a clause."""
-    recipes = _grouped(dict.fromkeys((run.backbone.slug, run.recipe_name) for run in study.runs))
-    sentences = [f"Recipe (config/recipes): {recipes}."]
-    started = _grouped((run.backbone.slug, run.backbone.weights) for run in study.runs if run.backbone.weights)
-    if started:
-        sentences.append(f"Backbones start from trained weights, the same for all arms: {started}.")
-    for arm in study.spec.arms:
-        clauses = _grouped((a["backbone"], a["init"]) for a in fairness["arms"] if a["arm"] == arm)
-        if clauses:
-            sentences.append(f"Init of the head, {arm}: {clauses}.")
-    for pair in study.spec.compare:
-        known = [c for c in fairness["comparisons"] if (c["from"], c["to"]) == pair and c["known"]]
-        clauses = _grouped((c["backbone"], _difference(c["differences"])) for c in known)
-        if clauses:
-            sentences.append(f"Besides the head's form, {pair[0]} → {pair[1]} changes: {clauses}.")
-    return sentences
-
-
-def _difference(differences: dict[str, list]) -> str:
-    """Parameters aside, which have their own columns."""
-    parts = []
-    for fact, (one, other) in differences.items():
-        if fact == "weight_decay_groups":
-            for group, label in (("decayed", "with"), ("not_decayed", "without")):
-                counts = [groups.get(group, {}).get("tensors") for groups in (one, other)]
-                if counts[0] != counts[1]:
-                    parts.append(f"tensors {label} weight decay {counts[0]} → {counts[1]}")
-        elif fact not in ("parameters", "head_parameters"):
-            label = _LABELS.get(fact, fact.replace("recipe.", "recipe field "))
-            parts.append(f"{label} {_value(one)} → {_value(other)}")
-    return ", ".join(parts) or "nothing"
-
-
-def _origin(fairness: dict) -> list[str]:
-    """Weights, data, code and machine of the runs."""
-    if len(fairness["missing"]) == fairness["runs"]:
-        return []
-    weights = " or ".join(
-        {"last": "those of the last epoch", "ema": "the moving average (EMA)"}[w] for w in fairness["evaluated_weights"]
-    )
-    data = "; ".join(
-        f"{dataset} "
-        + ", ".join(f"{split} {'/'.join(sha[:12] for sha in shas)}" for split, shas in splits.items() if shas)
-        for dataset, splits in fairness["manifests"].items()
-    )
-    left_out = "; ".join(
-        f"{dataset} {split} {' or '.join(f'{share:.3%}' for share in shares)}"
-        for dataset, splits in fairness["quarantine_share"].items()
-        for split, shares in splits.items()
-        if any(shares)
-    )
-    commits = ", ".join(
-        f"{(c['commit'] or 'unknown')[:10]}{' (uncommitted changes)' if c['dirty'] else ''}: {c['runs']} runs"
-        for c in fairness["commits"]
-    )
-    machines = " or ".join(map(str, fairness["devices"]))
-    threads = " or ".join(map(str, fairness["threads"]))
-    versions = " or ".join(_mapping(v) for v in fairness["versions"])
-    days = " to ".join(dict.fromkeys(time[:10] for time in fairness["finished"]))
-    return [
-        f"Evaluated weights: {weights}, a rule fixed before training; the test split selected nothing.",
-        f"Data (sha256 of the manifests): {data}.",
-        *([f"Left out as bad images (quarantine.csv), share of the split: {left_out}."] if left_out else []),
-        f"Commits of the runs: {commits}.",
-        f"Trained on {machines}, {threads} threads, {versions}{f'; finished {days}' if days else ''}.",
-    ]
-
-
-def _cost(study: Study, fairness: dict) -> list[str]:
-    conditions = _grouped(
-        (
-            c["backbone"],
-            f"{c['device']}, {c['dtype']}, {c['threads']} threads, torch {c['torch']}, batch {c['batch']}, "
-            f"{c['image_size']} px, {c['rounds']} rounds{', channels last' if c['channels_last'] else ''}",
-        )
-        for c in fairness["cost"]
-    )
-    if not conditions:
-        return []
-    return [
-        "images/s: inference, all arms of a backbone interleaved in one process; in brackets the ratio to arm "
-        f"{reference_arm(study)}. Measured with {conditions}. MACs: convolutions and matrix products of one image, "
-        "without NOAH's elementwise product of attention and values (N·M·L). Training speed, latency and memory are in "
-        "the CSV."
-    ]
-
-
-def _grouped(pairs: Iterable[tuple[str, str]]) -> str:
-    """(backbone, text) pairs as `text (backbone, backbone); text (backbone)`; just `text` where all agree."""
-    groups: dict[str, list[str]] = {}
-    for backbone, text in pairs:
-        groups.setdefault(str(text), [])
-        if backbone not in groups[str(text)]:
-            groups[str(text)].append(backbone)
-    if len(groups) == 1:
-        return next(iter(groups))
-    return "; ".join(f"{text} ({', '.join(backbones)})" for text, backbones in groups.items())
-
-
-def _mapping(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in values.items())
+def _marks(arms: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    sentences = []
+    if pairs["published_delta"].notna().any():
+        sentences.append(f"paper: Δ published for {PUBLISHED_ON}, not measured here.")
+    if arms["collapsed"].any():
+        sentences.append("IQM: interquartile mean, where a run lies 10 points or more under its arm's median.")
+    sentences.append("†: no better than a guess." if arms["at_chance"].any() else "")
+    sentences.append("(k/S): k of S seeds finished." if (arms["status"] == "partial").any() else "")
+    return " ".join(filter(None, sentences))
 
 
 def _value(value: Any) -> str:
@@ -200,7 +126,6 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _some(items: Iterable[str], limit: int = 5) -> str:
+def _some(items: Iterable[str], limit: int = 5, more: str = "more (fairness.json)") -> str:
     items = list(items)
-    more = f" and {len(items) - limit} more (fairness.json)" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
+    return ", ".join(items[:limit]) + (f" and {len(items) - limit} {more}" if len(items) > limit else "")

@@ -1,214 +1,262 @@
-"""The difference between two arms and how sure we are of it: seeds and images both count."""
+"""The difference between two arms and how sure we are of it: trainings and images are both samples.
+
+Seeds are a random sample of trainings, test images a random sample of images, and both arms see the same images: the
+problem of many readers and many cases (Obuchowski and Rockette 1995, Hillis 2014). The interval, its p and all that
+follows from them are one Student's t with a variance of three parts and Satterthwaite's degrees of freedom; which
+estimator that is was chosen by simulation (benchmarks/coverage.py, docs/statistics.md), not by taste.
+
+A score is the mean over images of values: of 0 or 100 for top-1, of pseudo-values for mAP
+(noah.report.pseudo_values). Everything here is a function of arrays and knows neither files nor studies.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
-import pandas as pd
-from scipy.stats import binomtest, t
-
-from noah.average_precision import average_precision, mean_average_precision
+from scipy.sparse import csr_matrix
+from scipy.special import digamma, polygamma, stdtr, stdtrit
+from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
-RESAMPLES = {"top1": 10_000, "map": 1_000}
-"""Of the images, by score."""
-_AT_ONCE = 250
-"""Resamples of images in memory: 4 bytes for each image of each."""
+SEEDS_FOR_A_VERDICT = 3
+"""With fewer, no estimator covers what it says (docs/statistics.md)."""
+INDEPENDENCE = 9
+"""How many seeds' worth of belief the prior has that arms of one seed are no more alike than others: their covariance,
+which few seeds cannot measure, is shrunk by (S - 1) / (S - 1 + INDEPENDENCE). Nearly independent is what they are
+(arXiv 2304.01910)."""
+POWER = 0.8
+MOST_SEEDS = 100
+"""Beyond which a number of seeds is no advice."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What two arms left behind, in percentage points: all that an interval is made of."""
+
+    scores_from: tuple[float, ...]
+    """One per finished seed."""
+    scores_to: tuple[float, ...]
+    covariance: float
+    """Of the two arms' scores over the seeds that both finished."""
+    shared_seeds: int
+    image_variance: float
+    """Of Δ over samples of images (of clusters, where images share a source)."""
+    residual_variance: float
+    """What the seeds' and the images' variance both hold: the noise of single predictions."""
+    images: int
+    clusters: float
+    """The effective number of independent images: 1 / sum of squared shares."""
+
+    @property
+    def delta(self) -> float:
+        return float(np.mean(self.scores_to) - np.mean(self.scores_from))
+
+    @property
+    def seeds(self) -> int:
+        """Of the arm that has fewer."""
+        return min(len(self.scores_from), len(self.scores_to))
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What the spreads of an arm over seeds on all backbones of a study say of any one of them (Smyth 2004)."""
+
+    variance: float
+    df: float
+    """How many degrees of freedom it is worth; infinite where it spreads alike everywhere."""
+    total_df: float
+    """Of all backbones together: no single one can be known better."""
+
+    def moderate(self, variance: float, df: float) -> tuple[float, float]:
+        """Variance and degrees of freedom on one backbone in the light of the others."""
+        if np.isinf(self.df):
+            return self.variance, self.total_df
+        moderated = (self.df * self.variance + df * variance) / (self.df + df)
+        return moderated, min(self.df + df, self.total_df)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of arm `to` minus arm `from`, in percentage points."""
+    """Δ of two arms with its standard error, in percentage points."""
 
     delta: float
-    """Mean over seeds."""
-    per_seed: tuple[float, ...]
-    half_width_seeds: float | None
-    """Student's t over the seeds' differences; None with one seed."""
-    half_width_images: float
-    """Half the 95% percentile interval over paired resamples of the images."""
-    mcnemar_p: tuple[float, ...] | None
-    """Exact and two-sided, one per seed; None where no image is right or wrong as a whole (mAP)."""
-    images: int
+    se: float
+    """NaN with fewer than two seeds."""
+    df: float
+    seed_variance: float
+    """Of Δ, as the other two."""
+    image_variance: float
+    residual_variance: float
+
+    def half_width(self, confidence: float = CONFIDENCE) -> float:
+        return float(stdtrit(self.df, (1 + confidence) / 2) * self.se)
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        width = self.half_width(confidence)
+        return self.delta - width, self.delta + width
 
     @property
-    def half_width(self) -> float:
-        """sqrt(seeds² + images²); with one seed, seeds are not covered."""
-        return float(np.hypot(self.half_width_seeds or 0.0, self.half_width_images))
-
-    @property
-    def seeds_covered(self) -> bool:
-        return self.half_width_seeds is not None
-
-    @property
-    def mcnemar_p_median(self) -> float | None:
-        return median(self.mcnemar_p) if self.mcnemar_p else None
+    def p(self) -> float:
+        """Two-sided: below 1 - CONFIDENCE exactly where the interval excludes 0."""
+        if np.isnan(self.se):
+            return float("nan")
+        if self.se == 0:
+            return 1.0 if self.delta == 0 else 0.0
+        return float(2 * stdtr(self.df, -abs(self.delta) / self.se))
 
 
-def top1_difference(
-    correct_from: np.ndarray, correct_to: np.ndarray, *, resamples: int = RESAMPLES["top1"], seed: int = 0
-) -> Difference:
-    """Compare two arms on the same seeds and images.
-
-    The per-image difference, averaged over S seeds, takes at most 2 S + 1 values, so that a bootstrap over images is a
-    multinomial draw over the counts of those values: the same distribution, without touching an image again.
+def sharing(clusters: Sequence[Sequence[str]] | None) -> csr_matrix | None:
+    """Which images share a source: 0 or 1, (images, images), an image with itself too; None: no two do.
 
     Args:
-        correct_from: Whether each image was right, bool (S, images).
-        correct_to: The same of the other arm, same seeds and images in the same order.
-        resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
+        clusters: For each image the names of its sources (a digit, a patient; several where it shows several).
     """
-    correct_from, correct_to = np.asarray(correct_from, bool), np.asarray(correct_to, bool)
-    assert correct_from.ndim == 2
-    assert correct_from.shape == correct_to.shape
-    seeds, images = correct_from.shape
-    difference = correct_to.astype(np.int64) - correct_from
-    per_seed = 100 * difference.mean(axis=1)
-
-    values, counts = np.unique(difference.sum(axis=0), return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(images, counts / images, size=resamples)
-    return Difference(
-        delta=float(per_seed.mean()),
-        per_seed=tuple(per_seed.tolist()),
-        half_width_seeds=_half_width_seeds(per_seed),
-        half_width_images=_half_width_images(draws @ values * (100 / (images * seeds))),
-        mcnemar_p=tuple(mcnemar_p(a, b) for a, b in zip(correct_from, correct_to, strict=True)),
-        images=images,
-    )
-
-
-def map_difference(
-    targets: np.ndarray,
-    scores_from: Sequence[np.ndarray],
-    scores_to: Sequence[np.ndarray],
-    *,
-    resamples: int = RESAMPLES["map"],
-    seed: int = 0,
-) -> Difference:
-    """Compare two arms by mAP on the same seeds and images.
-
-    A resample counts each image some number of times; both arms and all seeds get the same counts. Where it holds no
-    image of a class, that class is left out of its means.
-
-    Args:
-        targets: bool (images, M).
-        scores_from: One array (images, M) per seed.
-        scores_to: The same of the other arm, same seeds and images in the same order.
-        resamples: Bootstrap resamples.
-        seed: Of the bootstrap.
-    """
-    assert len(scores_from) == len(scores_to) > 0
-    images = len(targets)
-    arms = (scores_from, scores_to)
-    reached = [np.array([mean_average_precision(scores, targets) for scores in arm]) for arm in arms]
-    per_seed = reached[1] - reached[0]
-    rng = np.random.default_rng(seed)
-    deltas = []
-    for first in range(0, resamples, _AT_ONCE):
-        drawn = rng.integers(0, images, (min(_AT_ONCE, resamples - first), images))
-        counts = np.stack([np.bincount(row, minlength=images) for row in drawn], axis=1).astype(np.float32)
-        of_classes = []
-        for number in np.flatnonzero(targets.any(axis=0)):
-            positive = targets[:, number]
-            one, other = (
-                np.mean([average_precision(scores[:, number], positive, counts) for scores in arm], axis=0)
-                for arm in arms
-            )
-            of_classes.append(other - one)
-        deltas.append(np.nanmean(of_classes, axis=0))
-    return Difference(
-        delta=float(per_seed.mean()),
-        per_seed=tuple(per_seed.tolist()),
-        half_width_seeds=_half_width_seeds(per_seed),
-        half_width_images=_half_width_images(np.concatenate(deltas)),
-        mcnemar_p=None,
-        images=images,
-    )
-
-
-def _half_width_seeds(per_seed: np.ndarray) -> float | None:
-    if len(per_seed) == 1:
+    if clusters is None:
         return None
-    quantile = t.ppf(1 - (1 - CONFIDENCE) / 2, len(per_seed) - 1)
-    return float(quantile * per_seed.std(ddof=1) / np.sqrt(len(per_seed)))
+    numbers: dict[str, int] = {}
+    columns = [numbers.setdefault(name, len(numbers)) for names in clusters for name in names]
+    rows = np.repeat(np.arange(len(clusters)), [len(names) for names in clusters])
+    membership = csr_matrix((np.ones(len(rows)), (rows, columns)), (len(clusters), len(numbers)))
+    return ((membership @ membership.T) > 0).astype(np.float64)
 
 
-def _half_width_images(deltas: np.ndarray) -> float:
-    """Of the percentile interval of resampled differences."""
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(deltas, [tail, 100 - tail])
-    return float(high - low) / 2
+def measure(
+    values_from: np.ndarray,
+    values_to: np.ndarray,
+    shared: csr_matrix | None = None,
+    seeds: tuple[Sequence[int], Sequence[int]] | None = None,
+) -> Parts:
+    """The parts of a comparison.
+
+    Args:
+        values_from: (S, images), percent: their mean over images is the score of a seed.
+        values_to: The other arm's, same images in the same order; it may have other seeds.
+        shared: Of `sharing`.
+        seeds: Numbers of the rows' seeds; default: the same in both arms.
+    """
+    arms = [np.asarray(values, np.float64) for values in (values_from, values_to)]
+    assert arms[0].shape[1] == arms[1].shape[1]
+    one, other = seeds or (range(len(arms[0])), range(len(arms[1])))
+    scores = [values.mean(axis=1) for values in arms]
+    of_image = [values.mean(axis=0) for values in arms]
+    residual = sum(
+        sum(_mean_variance(row - mean, shared) for row in values) / (len(values) * (len(values) - 1))
+        for values, mean in zip(arms, of_image, strict=True)
+        if len(values) > 1
+    )
+    common = [seed for seed in one if seed in other]
+    pairs = [[scores[arm][list(order).index(seed)] for seed in common] for arm, order in enumerate((one, other))]
+    images = arms[0].shape[1]
+    return Parts(
+        tuple(scores[0].tolist()),
+        tuple(scores[1].tolist()),
+        float(np.cov(*pairs)[0, 1]) if len(common) > 1 else 0.0,
+        len(common),
+        float(_mean_variance(of_image[1] - of_image[0], shared)),
+        float(residual),
+        images,
+        images if shared is None else float(images**2 / shared.sum()),
+    )
+
+
+def _mean_variance(values: np.ndarray, shared: csr_matrix | None) -> float:
+    """Of the mean of (images,): images that share a source count together (Liang and Zeger 1986; images with several
+    sources: Aronow, Samii and Assenova 2015). Never less than if all were independent, but for one source in all."""
+    images = len(values)
+    if images < 2:
+        return 0.0
+    centred = values - values.mean()
+    independent = float(centred @ centred) / images / (images - 1)
+    if shared is None:
+        return independent
+    sources = images**2 / shared.sum()
+    together = float(centred @ (shared @ centred)) / images**2 * sources / max(sources - 1, 1)
+    return max(together, independent)
+
+
+def fit_prior(samples: Sequence[Sequence[float]]) -> Prior | None:
+    """The prior of an arm's spread over seeds, from its scores on all backbones (Smyth 2004, section 6.2).
+
+    Args:
+        samples: For each backbone the arm's scores, one per seed; those of one seed say nothing.
+
+    Returns:
+        None with fewer than three backbones: there is nothing to learn from.
+    """
+    samples = [sample for sample in samples if len(sample) > 1]
+    variances = np.array([np.var(sample, ddof=1) for sample in samples])
+    df = np.array([len(sample) - 1.0 for sample in samples])
+    if len(samples) < 3 or not (variances > 0).any():
+        return None
+    # As in limma: an arm without any spread is a matter of rounding.
+    variances = np.maximum(variances, 1e-5 * np.median(variances[variances > 0]))
+    logs = np.log(variances) - digamma(df / 2) + np.log(df / 2)
+    excess = logs.var(ddof=1) - polygamma(1, df / 2).mean()
+    if excess <= 0:
+        return Prior(float(np.exp(logs.mean())), float("inf"), float(df.sum()))
+    half = _inverse_trigamma(excess)
+    return Prior(float(np.exp(logs.mean() + digamma(half) - np.log(half))), 2 * half, float(df.sum()))
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Newton's method of Smyth 2004, appendix."""
+    guess = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(polygamma(1, guess))
+        step = trigamma * (1 - trigamma / value) / float(polygamma(2, guess))
+        guess += step
+        if -step / guess < 1e-8:
+            break
+    return guess
+
+
+def conclude(parts: Parts, priors: tuple[Prior | None, Prior | None] = (None, None)) -> Difference:
+    """Δ with its standard error and degrees of freedom.
+
+    Args:
+        parts: Of the two arms.
+        priors: Of either arm's spread over seeds.
+
+    variance = seeds + images - what both hold, at least as much as each alone; df by Satterthwaite (1946), as Hillis
+    (2014) has them for readers and cases.
+    """
+    spreads = []
+    for scores, prior in zip((parts.scores_from, parts.scores_to), priors, strict=True):
+        if len(scores) < 2:
+            return Difference(parts.delta, np.nan, np.nan, np.nan, parts.image_variance, parts.residual_variance)
+        variance, df = float(np.var(scores, ddof=1)), len(scores) - 1.0
+        moderated, df = prior.moderate(variance, df) if prior else (variance, df)
+        spreads.append((variance, moderated, df, len(scores)))
+    seeds = sum(moderated / count for _, moderated, _, count in spreads)
+    seeds -= 2 * _covariance(parts, spreads)
+    v = max(seeds + parts.image_variance - parts.residual_variance, seeds, parts.image_variance)
+    uncertain = sum((moderated / count) ** 2 / df for _, moderated, df, count in spreads)
+    uncertain += 2 * _covariance_weight(parts) ** 2 * np.prod([m / c / np.sqrt(df) for _, m, df, c in spreads])
+    uncertain += parts.image_variance**2 / max(parts.clusters - 1, 1)
+    df = v**2 / uncertain if uncertain else float("inf")
+    return Difference(
+        parts.delta, float(np.sqrt(v)), float(df), float(seeds), parts.image_variance, parts.residual_variance
+    )
+
+
+def _covariance_weight(parts: Parts) -> float:
+    return (parts.shared_seeds - 1) / (parts.shared_seeds - 1 + INDEPENDENCE) if parts.shared_seeds > 1 else 0.0
+
+
+def _covariance(parts: Parts, spreads: list[tuple]) -> float:
+    """Shrunk, of the two means, as large as the moderated spreads make it."""
+    (v0, m0, _, s0), (v1, m1, _, s1) = spreads
+    if v0 * v1 == 0:
+        return 0.0
+    scale = np.sqrt(m0 * m1 / (v0 * v1)) * parts.shared_seeds / (s0 * s1)
+    return float(_covariance_weight(parts) * parts.covariance * scale)
 
 
 def mcnemar_p(correct_from: np.ndarray, correct_to: np.ndarray) -> float:
-    """Exact two-sided McNemar test on paired bool (images,); 1.0 where the arms never disagree."""
+    """Exact two-sided McNemar test on paired bool (images,) of one seed; 1.0 where the arms never disagree.
+
+    It takes both trainings as given: under a true null it falls below .05 far more often than in 5% of cases.
+    """
     gained = int((~correct_from & correct_to).sum())
     lost = int((correct_from & ~correct_to).sum())
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-
-
-def paired_correct(
-    records_from: Sequence[pd.DataFrame], records_to: Sequence[pd.DataFrame]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Join prediction records by key.
-
-    Args:
-        records_from: One frame per seed with columns key, label and top5.
-        records_to: The other arm's, in the same order of seeds.
-
-    Returns:
-        Two bool arrays (S, images) for `top1_difference`.
-
-    Raises:
-        ValueError: Some records have other keys or labels than the rest, so that they are not of the same images.
-    """
-    reference, *tables = _joined(records_from, records_to, "label")
-    correct = [np.stack(records["top5"].to_numpy())[:, 0] == reference["label"].to_numpy() for records in tables]
-    seeds = len(records_from)
-    return np.stack(correct[:seeds]), np.stack(correct[seeds:])
-
-
-def paired_scores(
-    records_from: Sequence[pd.DataFrame], records_to: Sequence[pd.DataFrame]
-) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Join multi-label prediction records by key.
-
-    Args:
-        records_from: One frame per seed with columns key, labels and scores.
-        records_to: The other arm's, in the same order of seeds.
-
-    Returns:
-        Targets and scores for `map_difference`.
-
-    Raises:
-        ValueError: As `paired_correct`.
-    """
-    reference, *tables = _joined(*([_listed(r) for r in records] for records in (records_from, records_to)), "labels")
-    scores = [np.stack(records["scores"].to_numpy()) for records in tables]
-    targets = np.zeros(scores[0].shape, bool)
-    for image, labels in enumerate(reference["labels"]):
-        targets[image, list(labels)] = True
-    seeds = len(records_from)
-    return targets, scores[:seeds], scores[seeds:]
-
-
-def _listed(records: pd.DataFrame) -> pd.DataFrame:
-    return records.assign(labels=[tuple(labels) for labels in records["labels"]])
-
-
-def _joined(records_from: Sequence[pd.DataFrame], records_to: Sequence[pd.DataFrame], label: str) -> list[pd.DataFrame]:
-    """The first frame, then all of them, each in the order of its keys; keys and column `label` are the same in all."""
-    assert len(records_from) == len(records_to) > 0
-    tables = [records.set_index("key").sort_index() for records in (*records_from, *records_to)]
-    reference = tables[0]
-    for records in tables:
-        if not records.index.equals(reference.index):
-            odd = records.index.symmetric_difference(reference.index)
-            example = f", for example '{odd[0]}' is in one only" if len(odd) else ""
-            raise ValueError(f"keys differ between runs ({len(reference)} and {len(records)} records{example})")
-        different = (records[label] != reference[label]).to_numpy()
-        if different.any():
-            raise ValueError(f"labels differ between runs, for example of key '{reference.index[different][0]}'")
-    return [reference, *tables]

@@ -1,26 +1,34 @@
-"""The comparison table of a study: rows of `comparison` become cells; `render` writes them in every format."""
+"""The comparison table of a study: arms and comparison become cells; `render` writes them in every format."""
 
-from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from statistics import mean, stdev
+
+import pandas as pd
 
 from noah.config import Study
 from noah.files import read_mapping, reading, write_atomic, write_text
-from noah.report.collect import COST_METRICS, RUN_METRICS
-from noah.report.comparison import PUBLISHED_ON, SCORES, ArmResult, PairResult, Row, compare, reference_arm, section
-from noah.report.notes import notes
-from noah.report.render import RENDERERS, Grid, Table, markdown
+from noah.report.arms import arms_of, run_metrics
+from noah.report.collect import COST_METRICS
+from noah.report.comparison import read_comparison, read_long
+from noah.report.notes import differences_grid, notes
+from noah.report.render import RENDERERS
+from noah.report.render_structure import Grid, Group, Table
+from noah.report.render_terminal import terminal
+from noah.report.rests_on import folded_notes
+from noah.report.rows import SCORES, Row, reference_arm, rows_of, section
+from noah.report.stats import CONFIDENCE
 
 MISSING = "missing"
-ABSENT = "—"
-"""The arm does not exist for this family, the paper has no such number, or the test does not apply to the score."""
+NONE = "—"
+CHANCE = "†"
+"""Marks an arm that is no better than a guess."""
 
 PUBLISHED = {
     "tables/comparison.md": ".md",
     "tables/comparison.csv": ".csv",
     "figures/differences.png": "-differences.png",
+    "figures/over_epochs.png": "-over-epochs.png",
 }
 """What a study shows in git, and how its dated copy ends."""
 
@@ -31,7 +39,7 @@ def write_tables(study: Study) -> list[Path]:
     """Write `{study.results}/tables/comparison.*` in every format.
 
     Raises:
-        ValueError: The study was not collected, or its published numbers are missing.
+        ValueError: The study was not collected and compared.
     """
     table = build_table(study)
     paths = [study.results / "tables" / f"comparison.{suffix}" for suffix in RENDERERS]
@@ -40,13 +48,13 @@ def write_tables(study: Study) -> list[Path]:
     return paths
 
 
-def table_for_terminal(study: Study) -> str:
-    """The same table as Markdown."""
-    return markdown(build_table(study))
+def table_for_terminal(study: Study, width: int, *, with_notes: bool = False) -> str:
+    """The same table, as wide as a terminal."""
+    return terminal(build_table(study), width, with_notes)
 
 
 def publish(study: Study, docs_dir: Path = Path("docs/results")) -> list[Path]:
-    """Copy the tables and the figure of differences to `{docs_dir}/{today}-{study}…`, for git.
+    """Copy the tables and figures to `{docs_dir}/{today}-{study}…`, for git.
 
     Raises:
         ValueError: They are not written yet.
@@ -64,177 +72,145 @@ def publish(study: Study, docs_dir: Path = Path("docs/results")) -> list[Path]:
 
 
 def build_table(study: Study) -> Table:
-    """Score and cost of every row, one pair of grids per section (`noah.report.comparison.section`)."""
-    rows, path = compare(study), study.results / "fairness.json"
+    """One grid per section (`noah.report.rows.section`), then other pairs, what holds over all backbones, and notes."""
+    rows = rows_of(study)
+    comparison = read_comparison(study)
+    arms = arms_of(study, rows, read_long(study), comparison)
+    path = study.results / "fairness.json"
     fairness = read_mapping(path)
-    has_published = any(pair and pair.published_delta is not None for row in rows for pair in row.pairs.values())
+    pairs = {
+        (*pair[["dataset", "recipe", "backbone", "from", "to"]],): pair
+        for _, pair in comparison[comparison["kind"] == "pair"].iterrows()
+    }
     sections = [(name, list(group)) for name, group in groupby(rows, key=lambda row: section(study, row))]
     grids = []
     for name, group in sections:
-        suffix = f", {' with recipe '.join(name)}" if len(sections) > 1 else ""
+        of = f" on {' with recipe '.join(name)}" if len(sections) > 1 else ""
         title = {"top1": "Accuracy", "map": "Mean average precision"}[group[0].score]
-        grids += [_score_grid(study, group, f"{title}{suffix}"), _cost_grid(study, group, f"Cost{suffix}")]
-    records = [record for row in rows for record in (*_arm_records(study, row), *_pair_records(row))]
+        grids.append(_main_grid(study, group, arms, pairs, f"{title} and cost{of}"))
+        grids += _other_pairs(study, group, pairs, f"Other pairs{of}")
+    grids += _overall_grid(comparison)
     with reading(path):
-        sentences = notes(study, fairness, published=has_published)
-    return Table(study.spec.title, tuple(grids), sentences, tuple(records))
+        grids += differences_grid(fairness)
+        return Table(
+            study.spec.title,
+            tuple(grids),
+            notes(study, comparison, arms, fairness),
+            folded_notes(study, comparison, fairness),
+            tuple(_records(study, arms, comparison)),
+        )
 
 
-def _score_grid(study: Study, rows: list[Row], caption: str) -> Grid:
-    header = ["backbone", "width", *(f"{arm} {SCORES[rows[0].score]}" for arm in study.spec.arms)]
-    columns: list[Callable[[Row], str]] = [lambda row: row.label, lambda row: f"{row.backbone.width:g}"]
-    columns += [lambda row, arm=arm: _score(row.arms[arm]) for arm in study.spec.arms]
-    for pair in study.spec.compare:
-        header += [f"Δ {pair[0]} → {pair[1]}", "p"]
-        columns += [lambda row, pair=pair: _delta(row.pairs[pair]), lambda row, pair=pair: _p(row.pairs[pair])]
-        if any(row.pairs[pair] and row.pairs[pair].published_delta is not None for row in rows):
-            header.append(f"Δ published, {PUBLISHED_ON}")
-            columns.append(lambda row, pair=pair: _published(row.pairs[pair]))
-    return Grid(caption, tuple(header), tuple(tuple(column(row) for column in columns) for row in rows))
+def _main_grid(study: Study, rows: list[Row], arms: pd.DataFrame, pairs: dict[tuple, pd.Series], caption: str) -> Grid:
+    """One line per arm: what it reached, how it differs from the reference, what it costs."""
+    reference = reference_arm(study)
+    of_arm = {(*arm[["dataset", "recipe", "backbone", "arm"]],): arm for _, arm in arms.iterrows()}
+    published = any(
+        row.name == name[:3] and not pd.isna(pair["published_delta"]) for row in rows for name, pair in pairs.items()
+    )
+    header = ["arm", SCORES[rows[0].score], f"Δ to {reference}", "verdict", "params", "MACs", "speed"]
+    header += ["paper"] if published else []
+    groups = []
+    for row in rows:
+        lines = []
+        for name in row.arms:
+            arm, pair = of_arm[*row.name, name], pairs.get((*row.name, reference, name))
+            line = [name, _score(arm)]
+            line += ["reference" if name == reference else delta(pair), NONE if pair is None else verdict_cell(pair)]
+            line += [_millions(arm["parameters"]), _millions(arm["macs"]), _speed(arm, name == reference)]
+            lines.append((*line, *([_published(pair)] if published else [])))
+        groups.append(Group(row.backbone.slug, tuple(lines)))
+    return Grid(caption, tuple(header), tuple(groups), "lr" + "r" * (len(header) - 2))
 
 
-def _cost_grid(study: Study, rows: list[Row], caption: str) -> Grid:
-    header = ["backbone", "width"]
-    columns: list[Callable[[Row], str]] = [lambda row: row.label, lambda row: f"{row.backbone.width:g}"]
-    for label, metric, show in (
-        ("params (M)", "parameters", lambda value: f"{value / 1e6:.3f}"),
-        ("MACs (M)", "macs", lambda value: f"{value / 1e6:,.2f}"),
-    ):
-        header += [f"{arm} {label}" for arm in study.spec.arms]
-        columns += [
-            lambda row, arm=arm, metric=metric, show=show: _cost_cell(row.arms[arm], metric, show)
-            for arm in study.spec.arms
+def _other_pairs(study: Study, rows: list[Row], pairs: dict[tuple, pd.Series], caption: str) -> list[Grid]:
+    """The declared pairs that do not start at the reference."""
+    groups = []
+    for row in rows:
+        lines = [
+            (f"{one} → {other}", delta(pairs[*row.name, one, other]), verdict_cell(pairs[*row.name, one, other]))
+            for one, other in row.pairs(study)
+            if one != reference_arm(study)
         ]
-    header += [f"{arm} images/s" for arm in study.spec.arms]
-    columns += [lambda row, arm=arm: _speed(row, arm, reference_arm(study)) for arm in study.spec.arms]
-    return Grid(caption, tuple(header), tuple(tuple(column(row) for column in columns) for row in rows))
+        if lines:
+            groups.append(Group(row.backbone.slug, tuple(lines)))
+    return [Grid(caption, ("pair", "Δ", "verdict"), tuple(groups), "lrr")] if groups else []
 
 
-def _score(arm: ArmResult | None) -> str:
-    if arm is None:
-        return ABSENT
-    values = list(arm.metrics.get(arm.score, {}).values())
-    if not values:
+def _overall_grid(comparison: pd.DataFrame) -> list[Grid]:
+    overall = comparison[comparison["kind"] == "overall"]
+    if overall.empty:
+        return []
+    groups = []
+    for dataset, entries in overall.groupby("dataset", sort=False):
+        lines = [
+            (f"{e['from']} → {e['to']}", delta(e), f"{e['wins']} of {e['backbones']}") for _, e in entries.iterrows()
+        ]
+        groups.append(Group(dataset, tuple(lines)))
+    return [Grid("Over all backbones", ("pair", "mean Δ", "Δ above 0"), tuple(groups), "lrr")]
+
+
+def _score(arm: pd.Series) -> str:
+    mean, sd, iqm = (arm[f"{arm['score']}_{name}"] for name in ("mean", "sd", "iqm"))
+    if pd.isna(mean):
         return MISSING
-    text = f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-    return text + _partial(len(values), len(arm.expected_seeds))
+    text = f"{mean:.2f}" + ("" if pd.isna(sd) else f" ± {sd:.2f}")
+    if arm["status"] == "partial":
+        text += f" ({len(arm['seeds'].split(';'))}/{len(arm['seeds_expected'].split(';'))})"
+    if arm["collapsed"]:
+        text += f", IQM {iqm:.2f}"
+    return text + (CHANCE if arm["at_chance"] else "")
 
 
-def _delta(pair: PairResult | None) -> str:
+def delta(pair: pd.Series | None) -> str:
+    """`+2.0 [+1.2, +2.8]`; one seed has no interval."""
     if pair is None:
-        return ABSENT
-    if pair.difference is None:
+        return NONE
+    if pd.isna(pair["delta"]):
         return MISSING
-    difference = pair.difference
-    uncovered = "" if difference.seeds_covered or len(pair.expected_seeds) == 1 else ", seeds not covered"
-    text = f"{difference.delta:+.2f} ± {difference.half_width:.2f}"
-    return text + _partial(len(pair.seeds), len(pair.expected_seeds), uncovered)
+    digits = 1 if pd.isna(pair["half_width"]) or pair["half_width"] >= 0.5 else 2
+    text = f"{pair['delta']:+.{digits}f}"
+    return text if pd.isna(pair["low"]) else f"{text} [{pair['low']:+.{digits}f}, {pair['high']:+.{digits}f}]"
 
 
-def _partial(found: int, expected: int, more: str = "") -> str:
-    return "" if found == expected else f" ({found} of {expected} seeds{more})"
-
-
-def _p(pair: PairResult | None) -> str:
-    if pair is None:
-        return ABSENT
-    if pair.difference is None:
+def verdict_cell(pair: pd.Series) -> str:
+    """A word; `*` where Holm's p does not carry it; `? 12 seeds` where it is undecided; in brackets if undeclared."""
+    if pd.isna(pair["delta"]):
         return MISSING
-    p = pair.difference.mcnemar_p_median
-    if p is None:
-        return ABSENT
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+    if pd.isna(pair["verdict"]):
+        seeds = min(len(pair[name].split(";")) for name in ("seeds_from", "seeds_to"))
+        return f"{seeds} seed{'s' if seeds > 1 else ''}"
+    text = pair["verdict"]
+    if text == "undecided":
+        text = "? images" if pd.isna(pair["seeds_needed"]) else f"? {pair['seeds_needed']} seeds"
+    elif text != "equal" and pair["declared"] and pair["p_holm"] >= 1 - CONFIDENCE:
+        text += "*"
+    return text if pair["declared"] else f"({text})"
 
 
-def _published(pair: PairResult | None) -> str:
-    return ABSENT if pair is None or pair.published_delta is None else f"{pair.published_delta:+.2f}"
+def _published(pair: pd.Series | None) -> str:
+    return "" if pair is None or pd.isna(pair["published_delta"]) else f"{pair['published_delta']:+.1f}"
 
 
-def _cost_cell(arm: ArmResult | None, metric: str, show: Callable[[float], str]) -> str:
-    if arm is None:
-        return ABSENT
-    return show(arm.cost[metric]) if metric in arm.cost else MISSING
+def _millions(value: float) -> str:
+    """Three digits after the point of less than one million, none from a hundred on."""
+    if pd.isna(value):
+        return MISSING
+    digits = 3 - len(f"{value / 1e6:.0f}") if value >= 1e6 else 3
+    return f"{value / 1e6:,.{max(digits, 0)}f}"
 
 
-def _speed(row: Row, arm: str, reference: str) -> str:
-    text = _cost_cell(row.arms[arm], "images_per_s", lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
-    ratio = _speed_ratio(row, arm, reference)
-    return text if ratio is None else f"{text} ({ratio:.2f}x)"
+def _speed(arm: pd.Series, is_reference: bool) -> str:
+    if is_reference and not pd.isna(arm["images_per_s"]):
+        return f"{arm['images_per_s']:,.0f}/s"
+    return MISSING if pd.isna(arm["images_per_s_ratio"]) else f"{arm['images_per_s_ratio']:.2f}x"
 
 
-def _speed_ratio(row: Row, arm: str, reference: str) -> float | None:
-    speeds = [result.cost.get("images_per_s") if result else None for result in (row.arms[arm], row.arms[reference])]
-    return speeds[0] / speeds[1] if None not in speeds else None
-
-
-def _arm_records(study: Study, row: Row) -> list[dict]:
-    """One CSV row per arm; the fields of pairs stay empty."""
-    records = []
-    for name, arm in row.arms.items():
-        record = {**_row_name("arm", row), "arm": name}
-        record |= _seeds(arm and arm.seeds, arm and arm.expected_seeds)
-        for metric in _run_metrics(study):
-            values = arm.metrics.get(metric, {}) if arm else {}
-            record |= {
-                f"{metric}_mean": mean(values.values()) if values else None,
-                f"{metric}_sd": stdev(values.values()) if len(values) > 1 else None,
-                f"{metric}_per_seed": _listed(values[seed] for seed in sorted(values)),
-            }
-        for metric in COST_METRICS:
-            value = arm.cost.get(metric) if arm else None
-            record[metric] = int(value) if value is not None and metric in _COUNTS else value
-        record["images_per_s_ratio"] = _speed_ratio(row, name, reference_arm(study))
-        records.append(record)
-    return records
-
-
-def _run_metrics(study: Study) -> tuple[str, ...]:
-    """Of all datasets of the study, so that its CSV has one set of columns."""
-    scores = dict.fromkeys(dataset.score for dataset in study.datasets.values())
-    return tuple(dict.fromkeys(metric for score in scores for metric in RUN_METRICS[score]))
-
-
-def _pair_records(row: Row) -> list[dict]:
-    """One CSV row per compare pair; the fields of arms stay empty."""
-    records = []
-    for (one, other), pair in row.pairs.items():
-        difference = pair and pair.difference
-        record = {**_row_name("pair", row), "from": one, "to": other}
-        record |= _seeds(pair and pair.seeds, pair and pair.expected_seeds)
-        for field in ("delta", "half_width", "half_width_seeds", "half_width_images", "seeds_covered", "images"):
-            record[field] = getattr(difference, field, None)
-        record |= {
-            "delta_per_seed": difference and _listed(difference.per_seed),
-            "mcnemar_p_median": difference and difference.mcnemar_p_median,
-            "mcnemar_p_per_seed": difference and _listed(difference.mcnemar_p or ()),
-            "minival_delta": pair and pair.minival_delta,
-            "published_imagenet_delta": pair and pair.published_delta,
-            "published_imagenet_name": pair and pair.published_name,
-        }
-        records.append(record)
-    return records
-
-
-def _row_name(kind: str, row: Row) -> dict:
-    return {
-        "kind": kind,
-        "dataset": row.dataset,
-        "recipe": row.recipe,
-        "backbone": row.backbone.slug,
-        "width": row.backbone.width,
-        "arm": None,
-        "from": None,
-        "to": None,
-    }
-
-
-def _seeds(found: Sequence[int] | None, expected: Sequence[int] | None) -> dict:
-    if expected is None:
-        return {"status": "absent", "seeds": None, "seeds_expected": None}
-    status = "ok" if len(found) == len(expected) else "partial" if found else "missing"
-    return {"status": status, "seeds": _listed(found), "seeds_expected": _listed(expected)}
-
-
-def _listed(values: Iterable[float]) -> str | None:
-    """Several numbers in one CSV field."""
-    return ";".join(str(value) for value in values) or None
+def _records(study: Study, arms: pd.DataFrame, comparison: pd.DataFrame) -> list[dict]:
+    """Unrounded, for the CSV: a row per arm, then one per pair; each kind leaves the other's columns empty."""
+    metrics = [f"{m}_{s}" for m in run_metrics(study) for s in ("mean", "sd", "iqm", "per_seed")]
+    names = ["dataset", "recipe", "backbone", "width", "arm", "status", "seeds", "seeds_expected"]
+    arms = arms.assign(kind="arm")[["kind", *names, *metrics, *COST_METRICS, "images_per_s_ratio"]]
+    arms = arms.astype(dict.fromkeys(_COUNTS, "Int64"))
+    frame = pd.concat([arms.astype(object), comparison.astype(object)], ignore_index=True)
+    return frame.where(frame.notna(), None).to_dict("records")

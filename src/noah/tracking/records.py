@@ -16,6 +16,7 @@ from noah.files import read_mapping, reading, sha256_file
 TRAINED = ("run.yaml", "history.csv", "arm.json", "provenance.json")
 """What `noah train` leaves: a run that lacks one of them is not published."""
 SMALL_FILES = (*TRAINED, "metrics.json")
+COMPARISON = "comparison.parquet"
 _TEST_METRICS = {"top1": ("top1", "top5", "loss"), "map": ("map", "cf1", "of1", "loss")}
 NOT_METRICS = ("epoch", "step", "time")
 
@@ -76,7 +77,8 @@ def read_records(study: Study) -> tuple[list[Record], list[str]]:
             groups.setdefault(parent, []).append(_arm(study, run, folder, parent))
         else:
             skipped.append(run.key)
-    records = [record for parent, arms in groups.items() for record in (_backbone(study, parent, arms), *arms)]
+    found = _differences(study)
+    records = [record for parent, arms in groups.items() for record in (_backbone(study, parent, arms, found), *arms)]
     return [*_tables(study, records), *records], skipped
 
 
@@ -149,7 +151,23 @@ def _arm(study: Study, run: Run, folder: Path, parent: str) -> Record:
     )
 
 
-def _backbone(study: Study, key: str, arms: list[Record]) -> Record:
+def _differences(study: Study) -> dict[str, str]:
+    """`dataset/backbone` -> what its page says: every difference with its interval and verdict; empty before that."""
+    if not (study.results / COMPARISON).is_file():
+        return {}
+    # Seconds to import, which every training that logs live would pay.
+    from noah.report.comparison import read_comparison
+    from noah.report.tables import delta, verdict_cell
+
+    comparison = read_comparison(study)
+    lines: dict[str, list[str]] = {}
+    for _, pair in comparison[comparison["kind"] == "pair"].iterrows():
+        text = f"- {pair['from']} → {pair['to']}: {delta(pair)} points, {verdict_cell(pair)}"
+        lines.setdefault(f"{pair['dataset']}/{pair['backbone']}", []).append(text)
+    return {key: "\n".join(["Δ with its 95% interval:", *of_key]) for key, of_key in lines.items()}
+
+
+def _backbone(study: Study, key: str, arms: list[Record], differences: dict[str, str]) -> Record:
     dataset, backbone = key.split("/")
     cost = _cost_file(study, dataset, backbone)
     return Record(
@@ -159,13 +177,18 @@ def _backbone(study: Study, key: str, arms: list[Record]) -> Record:
         training=key,
         started_ms=min(arm.started_ms for arm in arms),
         finished_ms=max(arm.finished_ms for arm in arms),
-        tags={"dataset": dataset, "backbone": backbone},
+        tags={
+            "dataset": dataset,
+            "backbone": backbone,
+            **({"mlflow.note.content": differences[key]} if key in differences else {}),
+        },
         artifacts=((cost, "cost"),) if cost.is_file() else (),
     )
 
 
 def _tables(study: Study, records: list[Record]) -> list[Record]:
     files = [(path, name) for name in ("tables", "figures") for path in sorted((study.results / name).glob("[!.]*"))]
+    files.append((study.results / COMPARISON, "tables"))
     artifacts = tuple((path, name) for path, name in files if path.is_file())
     if not artifacts or not records:
         return []

@@ -1,21 +1,16 @@
 """What a study is going to train and what that will take, found out by building every model on the meta device."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from noah.backbones import BASELINE_HEAD
 from noah.config import Run, Study
-from noah.data.shards import shards_hint
 from noah.data.transforms import eval_transform, train_transform
 from noah.evaluate.cost import count_macs
-from noah.evaluate.estimate import BASES, find_throughput, kept_for_backward, number_size, planned_device, step_bytes
+from noah.evaluate.estimate import find_throughput, kept_for_backward, number_size, step_bytes
 from noah.files import write_atomic
 from noah.models import build_model, describe
 from noah.models.features import probe
@@ -24,17 +19,6 @@ RUNTIME_MARGIN = 2
 """Wall time that is asked for, over the estimate of training: +-40%, start-up, evaluation."""
 BASE_MB = 2000
 """Memory of a process on the CPU before it has a model: Python, torch, shards in the cache of the system."""
-
-SIGNATURES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "channels_per_head": (lambda value: value < 16, "fewer than 16 channels for each head of NOAH (C/N)"),
-    "images_per_class_and_head": (
-        lambda value: value < 50,
-        "fewer than 50 training images per class for each head of NOAH",
-    ),
-    "head_memory_share": (lambda value: value > 0.25, "the head keeps more than a quarter of a training step's memory"),
-}
-"""Columns of the plan, when their value is a failure signature, and what the warning says. 50 images are our rule of
-thumb, which study failure-signatures puts to the test."""
 
 
 def make_plan(study: Study) -> pd.DataFrame:
@@ -139,13 +123,14 @@ def _row(study: Study, run: Run, model: dict) -> dict:
 
 
 def _signatures(run: Run, model: dict) -> dict[str, float | None]:
-    """The columns of SIGNATURES; the first two matter to NOAH alone."""
+    """The columns of noah.plan.warnings.SIGNATURES; the first two matter to NOAH alone."""
     heads = run.head.num_heads if run.head.name == "noah" else None
     samples, recipe = run.dataset.training_images(), run.recipe
     kept_by_head = recipe.forward_batch * number_size(recipe) * model["head_kept"]
     return {
         "channels_per_head": model["in_features"] / heads if heads else None,
         "images_per_class_and_head": samples / run.dataset.num_classes / heads if heads and samples else None,
+        "steps_per_epoch": samples // recipe.batch if samples else None,
         "head_memory_share": kept_by_head / step_bytes(recipe, model["parameters"], model["kept"]),
     }
 
@@ -164,41 +149,6 @@ def _published_parameters(study: Study, run: Run) -> float | None:
     return float(row[column].iloc[0]) if len(row) else None
 
 
-def show_plan(study: Study, plan: pd.DataFrame) -> None:
-    """Print a table of 120 columns per dataset and recipe, then warnings, the total, and what the estimates rest on."""
-    console, unit = Console(width=120, highlight=False), planned_device(study).unit
-    console.print(f"{study.spec.title}: {len(study.runs)} runs, seeds {', '.join(map(str, study.spec.seeds))}")
-    columns = ("backbone", "arm", "N", "r", "C", "L", "params M", "paper M", "MACs M", "images/s", "runs", unit)
-    for (dataset, recipe), rows in plan.groupby(["dataset", "recipe"], sort=False):
-        table = Table(
-            *columns, title=f"{dataset}, recipe {recipe}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
-        )
-        for column in table.columns[2:]:
-            column.justify = "right"
-        above = None
-        for row in rows.itertuples(index=False):
-            table.add_row("" if row.backbone == above else row.backbone, *_cells(row))
-            above = row.backbone
-        console.print(table)
-    for column, (is_bad, text) in SIGNATURES.items():
-        for (dataset, recipe), rows in plan.groupby(["dataset", "recipe"], sort=False):
-            bad = rows[[is_bad(value) for value in rows[column].astype(float)]]
-            found = ", ".join(f"{row.backbone}/{row.arm} {getattr(row, column):.2g}" for row in bad.itertuples())
-            if found:
-                console.print(f"warning: {text}: {dataset}/{recipe}: {found}")
-    for dataset in study.datasets.values():
-        for split in dataset.splits:
-            if hint := shards_hint(dataset, split, Path("shards") / dataset.name / split):
-                console.print(f"hint: {hint}")
-    for problem in missing_weights(study):
-        console.print(f"warning: {problem}")
-    unknown = int(plan.device_hours.isna().sum())
-    missing = f", without {unknown} rows whose number of images is not known" if unknown else ""
-    console.print(f"Total: {len(study.runs)} runs, {plan.device_hours.sum():,.2f} {unit}{missing}")
-    for basis in plan.basis.unique():
-        console.print(f"images/s marked {basis[0]} ({basis}): {BASES[basis].format(device=planned_device(study).name)}")
-
-
 def _is_published(run: Run) -> bool:
     """Whether the head is the paper's baseline of this backbone, or its NOAH with no switch turned."""
     if run.head.name == "noah":
@@ -206,23 +156,23 @@ def _is_published(run: Run) -> bool:
     return run.head.name == BASELINE_HEAD.get(run.backbone.family)
 
 
-def _cells(row) -> tuple[str, ...]:
-    def number(value, form: str) -> str:
-        return "" if pd.isna(value) else format(value, form)
+def add_resolution(plan: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
+    """The plan with `resolvable_points` and `resolvable_basis` for every arm that a declared pair ends in.
 
-    return (
-        row.arm,
-        number(row.num_heads, ".0f"),
-        number(row.key_ratio, "g"),
-        str(row.in_features),
-        str(row.positions),
-        f"{row.parameters / 1e6:.2f}",
-        number(row.published_parameters_m, ".2f"),
-        f"{row.macs / 1e6:,.1f}",
-        f"{row.images_per_s:,.0f} {row.basis[0]}",
-        str(row.runs),
-        number(row.device_hours, ",.2f" if not pd.isna(row.device_hours) and row.device_hours >= 1 else ".3f"),
+    Args:
+        plan: Of `make_plan`.
+        differences: What can be found, of noah.report.resolution. Of several pairs that end in an arm, the arm gets the
+            one that needs the largest difference.
+    """
+    names = ["dataset", "recipe", "backbone", "to"]
+    worst = differences.sort_values("resolvable_points", ascending=False, kind="stable").drop_duplicates(names)
+    found = plan[["dataset", "recipe", "backbone", "arm"]].merge(
+        worst, how="left", left_on=["dataset", "recipe", "backbone", "arm"], right_on=names
     )
+    joined, place = plan.copy(), plan.columns.get_loc("published_parameters_m")
+    joined.insert(place, "resolvable_points", found["resolvable_points"].to_numpy())
+    joined.insert(place + 1, "resolvable_basis", found["basis"].to_numpy())
+    return joined
 
 
 def save_plan(study: Study, plan: pd.DataFrame) -> Path:

@@ -1,0 +1,113 @@
+"""From differences to verdicts: ahead, behind, equal or undecided, over one backbone and over all of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.stats.multitest import multipletests
+
+from noah.report.stats import (
+    CONFIDENCE,
+    MOST_SEEDS,
+    POWER,
+    SEEDS_FOR_A_VERDICT,
+    Difference,
+    Parts,
+    Prior,
+)
+
+VERDICTS = ("ahead", "behind", "equal", "undecided")
+
+
+class Overall(NamedTuple):
+    """Mean Δ over backbones, in percentage points."""
+
+    delta: float
+    low: float
+    high: float
+    p: float
+    tau: float
+    """Standard deviation of the true differences between backbones."""
+
+
+def verdict(difference: Difference, seeds: int, margin: float | None) -> str | None:
+    """One of `VERDICTS`; None with fewer than three seeds, of which no interval covers what it says.
+
+    Args:
+        difference: Of the two arms.
+        seeds: Of the arm that has fewer.
+        margin: The largest difference that is as good as none, in points; without one nothing is equal.
+    """
+    if seeds < SEEDS_FOR_A_VERDICT:
+        return None
+    if difference.p < 1 - CONFIDENCE:
+        return "ahead" if difference.delta > 0 else "behind"
+    # Two one-sided tests at 5% (Schuirmann 1987): the 90% interval.
+    if margin is not None and max(map(abs, difference.interval(2 * CONFIDENCE - 1))) <= margin:
+        return "equal"
+    return "undecided"
+
+
+def seeds_needed(
+    parts: Parts, priors: tuple[Prior | None, Prior | None], difference: Difference, margin: float | None
+) -> int | None:
+    """Seeds of each arm with which a true difference as large as this one would be decided in 80% of studies.
+
+    Decided: its 95% interval excludes 0, or its 90% interval lies within the margin. None: not with `MOST_SEEDS` of
+    them, for the test images alone leave too much open.
+    """
+    delta = abs(difference.delta)
+    for seeds in range(max(parts.seeds + 1, SEEDS_FOR_A_VERDICT), MOST_SEEDS + 1):
+        se, df = expected_error(parts, priors, seeds)
+        power = stdtrit(df, POWER)
+        if delta >= (stdtrit(df, (1 + CONFIDENCE) / 2) + power) * se:
+            return seeds
+        if margin is not None and margin - delta >= (stdtrit(df, CONFIDENCE) + power) * se:
+            return seeds
+    return None
+
+
+def expected_error(parts: Parts, priors: tuple[Prior | None, Prior | None], seeds: int) -> tuple[float, float]:
+    """Standard error and degrees of freedom to be expected of that many seeds, if arms spread as they did."""
+    spread = [np.var(scores, ddof=1) for scores in (parts.scores_from, parts.scores_to)]
+    moderated = [
+        prior.moderate(v, len(scores) - 1)[0] if prior else v
+        for v, prior, scores in zip(spread, priors, (parts.scores_from, parts.scores_to), strict=True)
+    ]
+    residual = parts.residual_variance * parts.seeds / seeds
+    images = max(parts.image_variance - parts.residual_variance, 0) + residual
+    variance = sum(moderated) / seeds + images - residual
+    uncertain = sum((v / seeds) ** 2 / (seeds - 1) for v in moderated) + images**2 / max(parts.clusters - 1, 1)
+    return float(np.sqrt(variance)), variance**2 / uncertain if uncertain else float("inf")
+
+
+def resolvable(parts: Parts, seeds: int) -> float:
+    """The true difference, in points, that so many seeds find in 80% of studies."""
+    se, df = expected_error(parts, (None, None), seeds)
+    return float((stdtrit(df, (1 + CONFIDENCE) / 2) + stdtrit(df, POWER)) * se)
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's (1979) adjusted p of a family; NaN stays NaN and belongs to no family."""
+    p = np.asarray(p, float)
+    adjusted = np.full(len(p), np.nan)
+    known = ~np.isnan(p)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
+    return adjusted
+
+
+def overall(differences: Sequence[Difference]) -> Overall | None:
+    """Mean Δ over backbones, which are a random sample too: Paule and Mandel's variance between them, Hartung and
+    Knapp's interval (t with one degree of freedom less than backbones). None with fewer than two.
+    """
+    known = [one for one in differences if one.se > 0]
+    if len(known) < 2:
+        return None
+    effects, variances = (np.array([getattr(one, name) for one in known]) for name in ("delta", "se"))
+    found = combine_effects(effects, variances**2, method_re="iterated", use_t=True)
+    se = float(found.sd_eff_w_re * np.sqrt(found.scale_hksj_re))
+    mean = Difference(float(found.mean_effect_re), se, len(known) - 1.0, np.nan, np.nan, np.nan)
+    return Overall(mean.delta, *mean.interval(), mean.p, float(np.sqrt(found.tau2)))
