@@ -21,7 +21,9 @@ from scipy.special import ndtr, stdtrit
 from scipy.stats import binomtest, norm
 
 from noah.report import stats
+from noah.report.moderation import Prior, fit_prior
 from noah.report.pseudo_values import map_values
+from noah.report.sharing import sharing
 
 BAND = (92.5, 98.5)
 """Percent, of a 95% interval from three seeds on."""
@@ -180,7 +182,7 @@ def simulate(cell: Cell, repeats: int) -> dict:
         if cell.sources:
             counts = rng.integers(1, cell.objects, cell.images, endpoint=True)
             members = [rng.integers(0, cell.sources, count) for count in counts]
-            shared = stats.sharing([[str(one) for one in own] for own in members])
+            shared = sharing([[str(one) for one in own] for own in members])
         u = effects(cell, rng, cell.rows)
         values = [row(cell, rng, u[number], members) for number in range(cell.rows)]
         parts = [stats.measure(*of_row, shared) for of_row in values]
@@ -212,8 +214,8 @@ def summary(cell: Cell, found: list[tuple]) -> dict:
 
 def half_widths(parts: list[stats.Parts]) -> dict[str, np.ndarray]:
     """95% half-widths of the first rows, by estimator; "…, moderated" learns the spread over seeds from all rows."""
-    arms = tuple(stats.fit_prior([getattr(one, name) for one in parts]) for name in ("scores_from", "scores_to"))
-    paired = stats.fit_prior([np.subtract(one.scores_to, one.scores_from) for one in parts])
+    arms = tuple(fit_prior([getattr(one, name) for one in parts]) for name in ("scores_from", "scores_to"))
+    paired = fit_prior([np.subtract(one.scores_to, one.scores_from) for one in parts])
     parts = parts[:LOOKED_AT]
     rules = {"before": before, "Welch beside images": welch_beside_images, "MRMC, Hillis": hillis}
     made = {}
@@ -228,7 +230,7 @@ def half_widths(parts: list[stats.Parts]) -> dict[str, np.ndarray]:
     return {name: np.array(widths) for name, widths in made.items()}
 
 
-def spread(scores, prior: stats.Prior | None) -> tuple[float, float]:
+def spread(scores, prior: Prior | None) -> tuple[float, float]:
     variance, df = np.var(scores, ddof=1), len(scores) - 1.0
     return prior.moderate(variance, df) if prior else (variance, df)
 
@@ -237,7 +239,7 @@ def quantile(df: float) -> float:
     return stdtrit(df, 0.975)
 
 
-def before(parts: stats.Parts, prior: stats.Prior | None) -> float:
+def before(parts: stats.Parts, prior: Prior | None) -> float:
     """Of noah 0.1: Student's t over paired seeds, beside the images' normal interval (a bootstrap, there)."""
     variance, df = spread(np.subtract(parts.scores_to, parts.scores_from), prior)
     seeds = quantile(df) * np.sqrt(variance / len(parts.scores_to))
@@ -252,7 +254,7 @@ def welch_beside_images(parts: stats.Parts, priors: tuple) -> float:
     return np.hypot(quantile(df) * np.sqrt(seeds), 1.96 * np.sqrt(parts.image_variance))
 
 
-def hillis(parts: stats.Parts, prior: stats.Prior | None) -> float:
+def hillis(parts: stats.Parts, prior: Prior | None) -> float:
     """Obuchowski and Rockette's variance with Hillis' degrees of freedom: seeds are readers, paired."""
     variance, df = spread(np.subtract(parts.scores_to, parts.scores_from), prior)
     seeds = variance / len(parts.scores_to)

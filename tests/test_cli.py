@@ -28,7 +28,21 @@ def fails_with_one_line(done: subprocess.CompletedProcess, *parts: str) -> None:
 
 def test_every_verb_explains_itself_with_an_example():
     help_text = noah("--help").stdout
-    for verb in ("fetch", "index", "shard", "manifest", "verify", "plan", "train", "score", "cost", "collect", "ui"):
+    for verb in (
+        "fetch",
+        "index",
+        "shard",
+        "manifest",
+        "verify",
+        "plan",
+        "train",
+        "score",
+        "cost",
+        "collect",
+        "compare",
+        "table",
+        "ui",
+    ):
         assert f"\n  {verb} " in help_text
     assert "Example: noah train" in noah("train", "--help").stdout
 
@@ -40,7 +54,7 @@ def test_the_examples_of_the_help_texts_name_what_exists():
     )
     assert re.search(r"Example: noah train (\S+)", train_help)[1] in keys
     assert re.search(r"Example: noah score results/digits/runs/(\S+)", score_help)[1] in keys
-    backbone = re.search(r"Example: noah cost digits --dataset digits --backbone (\S+)", cost_help)[1]
+    backbone = re.search(r"Example: noah cost digits --dataset digits-few --backbone (\S+)", cost_help)[1]
     assert backbone in {key.split("/")[2] for key in keys}
 
 
@@ -57,6 +71,10 @@ def test_the_examples_of_the_help_texts_name_what_exists():
         (("shard", "tiny", "train"), ("source.parquet",)),
         (("verify", "tiny"), ("manifest.json",)),
         (("track",), ("STUDY",)),
+        (("compare", "tiny"), ("results/tiny/long.parquet", "noah collect")),
+        (("table", "tiny"), ("results/tiny/comparison.parquet", "noah compare")),
+        (("figures", "tiny"), ("results/tiny/comparison.parquet", "noah compare")),
+        (("table", "tiny", "--against", "docs/earlier.csv"), ("docs/earlier.csv", "no such file")),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) and value and value[0].isalpha() else "",
 )

@@ -21,7 +21,14 @@ TOP_LEVEL = (
     "local",
     "slurm",
 )
-EXACT = ("model.safetensors", "predictions.parquet", "metrics.json", "run.yaml", "arm.json")
+EXACT = (
+    "model.safetensors",
+    "predictions.parquet",
+    "metrics.json",
+    "run.yaml",
+    "arm.json",
+    "comparison.parquet",
+)
 CLOCKS = ["train_seconds", "latency_ms_p50", "latency_ms_p95", "images_per_s", "train_images_per_s", "peak_memory_mib"]
 """Metrics of long.parquet that say how fast this machine was."""
 

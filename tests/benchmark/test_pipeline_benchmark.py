@@ -17,6 +17,7 @@ def records(project):
         start = 100.0 + 10 * (number // 2)
         for name, noted in (("model.safetensors", 0), ("run.yaml", 1e-4)):
             note(folder, f"{study.results}/runs/{run.key}/{name}", "train", f"{run.key}.log", start + noted, start + 10)
+    note(folder, f"{study.results}/comparison.parquet", "compare", "compare.log", 120.0, 121.0)
     note(folder, f"{study.results}/tracked.json", "track", "track.log", 122.0, 124.0)
     note(folder, f"{study.results}/runs/of/an/older/study/model.safetensors", "train", "old.log", 1.0, 2.0)
     return folder
@@ -33,15 +34,15 @@ def note(folder, output, rule, log, start, end):
 def test_wall_time_is_set_against_what_the_cores_could_do(records):
     study = load_study("tiny")
     jobs = pipeline.read_jobs(records, study)
-    assert jobs.rule.value_counts().to_dict() == {"train": len(study.runs), "track": 1}
+    assert jobs.rule.value_counts().to_dict() == {"train": len(study.runs), "compare": 1, "track": 1}
     used = pipeline.use_of_cores(jobs, cores=2)
     assert (used["wall_s"], used["trainings_s"]) == (24, pytest.approx(40, abs=0.01))
     assert used["wall_over_trainings"] == pytest.approx(1.2, abs=0.01)
-    assert used["wall_over_jobs"] == pytest.approx(24 / 21, abs=0.01)
+    assert used["wall_over_jobs"] == pytest.approx(24 / 21.5, abs=0.01)
 
 
 def test_a_study_that_is_not_there_or_was_made_in_several_goes_is_refused(records):
-    with pytest.raises(ValueError, match="has 0 trainings of study digits, expected 30"):
+    with pytest.raises(ValueError, match="has 0 trainings of study digits, expected 35"):
         pipeline.read_jobs(records, load_study("digits"))
     twice = pd.DataFrame({"rule": ["train"] * 2, "start": [0.0, 1000.0], "end": [10.0, 1010.0]})
     with pytest.raises(ValueError, match="nothing ran for 990 s between two jobs"):
@@ -52,6 +53,7 @@ def test_jobs_are_counted_as_the_dag_has_them(project):
     counted = pipeline.count_jobs(load_study("tiny"))
     assert (counted["index"], counted["shard"], counted["manifest"]) == (3, 4, 3)
     assert (counted["train"], counted["score"], counted["cost"], counted["track"]) == (4, 4, 1, 1)
+    assert counted["compare"] == 1
     assert set(counted) == set(pipeline.VERBS)
 
 

@@ -16,14 +16,14 @@ def edit(path: str, **changes) -> None:
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changes}))
 
 
-def test_default_study_has_three_families_each_with_baseline_and_noah_over_three_seeds(project):
+def test_default_study_has_three_families_each_with_baseline_and_noah_over_five_seeds(project):
     study = load_study("digits")
     families = {run.backbone.family for run in study.runs}
     assert families == {"cnn", "vit", "mlp"}
     for slug in {run.backbone.slug for run in study.runs}:
         arms = {run.arm for run in study.runs if run.backbone.slug == slug}
         assert {"baseline", "noah"} <= arms
-    assert {run.seed for run in study.runs} == {0, 1, 2}
+    assert {run.seed for run in study.runs} == {0, 1, 2, 3, 4}
 
 
 def test_every_study_recipe_and_dataset_in_the_repository_is_valid(project):

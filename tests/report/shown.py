@@ -4,7 +4,8 @@ import pandas as pd
 
 from noah.config import Study
 from noah.report.collect import collect
-from noah.report.comparison import compare, read_comparison
+from noah.report.comparison import compare
+from noah.report.comparison_table import read_comparison
 from noah.report.tables import build_table, write_tables
 
 

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from finished_study import Finished
 from shown import collected_and_compared, read_csv
+from typer.testing import CliRunner
 
+from noah.commands.studies import app
 from noah.config import load_study
 from noah.report.against import agreement
 
@@ -147,3 +149,27 @@ def test_it_needs_a_compared_study(workdir):
     Path("copy.csv").write_text("kind,dataset,recipe,backbone,from,to,delta,low,high\n")
     with pytest.raises(ValueError, match=r"results/two/comparison\.parquet: no such file"):
         agreement(load_study("two"), Path("copy.csv"))
+
+
+def test_copies_of_version_0_1_are_passed_over(compared):
+    study = compared.study
+    copy(study, "2026-11-22-two.csv")
+    copy(study, "2026-11-23-two.csv", lambda table: table.drop(columns=["low", "high"]))
+    assert "2026-11-22-two.csv: 4 of 4" in agreement(study, Path("docs/results"))[0]
+    Path("docs/results/2026-11-22-two.csv").unlink()
+    (line,) = agreement(study, Path("docs/results"))
+    assert "no earlier table of study 'two'" in line
+
+
+def test_noah_table_shows_table_and_agreement_and_writes_nothing(compared):
+    copy(compared.study, "2026-01-02-two.csv")
+    shutil.rmtree(compared.study.results / "tables")
+    done = CliRunner().invoke(app, ["table", "two", "--show", "--against", "docs/results"])
+    assert done.exit_code == 0, done.output
+    assert "Two backbones & <one> table" in done.stdout
+    assert "noah table two --scale full --show --notes" in done.stdout
+    assert "Beside docs/results/2026-01-02-two.csv: 4 of 4 differences agree." in done.stdout
+    assert not (compared.study.results / "tables").exists()
+    with_notes = CliRunner().invoke(app, ["table", "two", "--show", "--notes"])
+    assert "Commits of the runs" in with_notes.stdout
+    assert "Beside" not in with_notes.stdout

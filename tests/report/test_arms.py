@@ -11,7 +11,7 @@ from shown import collected_and_compared
 from noah.config import load_study
 from noah.files import write_text
 from noah.report.arms import arms_of, run_metrics
-from noah.report.comparison import read_long
+from noah.report.comparison_table import read_long
 from noah.report.rows import rows_of
 
 DEIT, MOBILE = "deit_tiny-d6-w0.5", "mobilenetv2-w0.35"

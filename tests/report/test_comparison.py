@@ -14,8 +14,11 @@ from shown import collected_and_compared, pair_of
 from noah.config import load_study
 from noah.files import read_json, write_json, write_text
 from noah.report.collect import collect
-from noah.report.comparison import COLUMNS, compare, read_comparison, read_long
-from noah.report.stats import conclude, fit_prior, mcnemar_p, measure, sharing
+from noah.report.comparison import compare
+from noah.report.comparison_table import COLUMNS, read_comparison, read_long
+from noah.report.moderation import fit_prior
+from noah.report.sharing import sharing
+from noah.report.stats import conclude, mcnemar_p, measure
 from noah.report.verdicts import holm, overall, verdict
 
 DEIT, MOBILE = "deit_tiny-d6-w0.5", "mobilenetv2-w0.35"

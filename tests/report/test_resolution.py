@@ -11,20 +11,19 @@ import yaml
 
 from noah.config import load_study
 from noah.files import write_json, write_text
-from noah.report import comparison, verdicts
+from noah.report import comparison
 from noah.report.collect import collect
+from noah.report.power import expected_error, floor, resolvable
 from noah.report.resolution import (
     SPREAD,
     count_test_images,
     default_spread,
-    expected_error,
-    floor,
     foresee,
     measured_spread,
     remarks,
-    resolvable,
 )
 from noah.report.stats import Parts, conclude
+from noah.report.verdicts import spread_of
 
 ENTRY = {"seeds_from": "0;1;2", "seeds_to": "0;1;2", "images": 2000, "clusters": 300.0}
 ENTRY |= {"seed_variance": 0.6, "image_variance": 0.5, "residual_variance": 0.2}
@@ -51,13 +50,14 @@ def bases() -> dict[tuple[str, str], str]:
     return dict(zip(zip(found["backbone"], found["from"], strict=True), found["basis"], strict=True))
 
 
-def test_the_error_is_the_comparisons_own():
+def test_what_an_earlier_comparison_says_is_what_its_seeds_said():
     one, other = (61.0, 62.5, 61.2), (63.0, 64.5, 65.5)
     parts = Parts(one, other, 0.0, 3, image_variance=0.5, residual_variance=0.2, images=2000, clusters=300.0)
     spread = measured_spread({**ENTRY, "seed_variance": conclude(parts).seed_variance}, None)
+    own = spread_of(parts, (None, None))
     for seeds in (3, 5, 20):
-        assert expected_error(spread, seeds)[0] == pytest.approx(verdicts.expected_error(parts, (None, None), seeds)[0])
-    assert resolvable(spread, 20) == pytest.approx(verdicts.resolvable(parts, 20), rel=0.01)
+        assert expected_error(spread, seeds) == pytest.approx(expected_error(own, seeds), rel=0.01)
+        assert resolvable(spread, seeds) == pytest.approx(resolvable(own, seeds), rel=0.01)
 
 
 @pytest.mark.parametrize(("seeds", "images"), [(3, 10**6), (3, 1000), (5, 10**6), (10, 300)])

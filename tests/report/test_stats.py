@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, ttest_ind
 
-from noah.report.stats import Parts, Prior, conclude, fit_prior, mcnemar_p, measure, sharing
+from noah.report.moderation import Prior, fit_prior
+from noah.report.sharing import sharing
+from noah.report.stats import Parts, conclude, mcnemar_p, measure
 
 
 def right(shares: list[float], images: int = 500, seed: int = 0) -> np.ndarray:
@@ -78,7 +80,11 @@ def test_p_is_below_five_percent_exactly_where_the_interval_excludes_zero():
     rng = np.random.default_rng(0)
     significant = 0
     for _ in range(1000):
-        difference = conclude(*random_comparison(rng))
+        parts, priors = random_comparison(rng)
+        difference = conclude(parts, priors)
+        if parts.clusters == 1:
+            assert np.isnan([difference.p, *difference.interval()]).all()
+            continue
         low, high = difference.interval()
         assert np.isfinite([low, high, difference.p]).all()
         assert low <= difference.delta <= high
@@ -212,9 +218,13 @@ def test_images_are_never_surer_together_than_alone():
     assert measure(one, values, pairs).image_variance == pytest.approx(measure(one, values).image_variance)
 
 
-def test_one_image_has_no_spread_over_images():
-    parts = measure(np.array([[0.0], [100.0]]), np.array([[100.0], [100.0]]))
-    assert (parts.image_variance, parts.residual_variance, parts.images) == (0, 0, 1)
+@pytest.mark.parametrize("images", [1, 30])
+def test_one_image_or_one_source_has_a_difference_but_no_interval(images):
+    one, other = np.zeros((4, images)), np.full((4, images), 100.0)
+    difference = conclude(measure(one, other, sharing([("the only patient",)] * images)))
+    assert difference.delta == 100
+    assert np.isnan([difference.se, difference.p, *difference.interval()]).all()
+    assert np.isnan(conclude(measure(one[:, :1], other[:, :1])).se)
 
 
 def test_what_single_predictions_add_by_chance_is_the_spread_within_an_image():

@@ -11,7 +11,7 @@ from shown import captions, collected_and_compared, lines, notes, pair_of, read_
 
 from noah.config import load_study
 from noah.files import read_json, write_json, write_text
-from noah.report.comparison import read_comparison
+from noah.report.comparison_table import read_comparison
 from noah.report.figures import write_figures
 from noah.report.tables import build_table, delta, publish, table_for_terminal, verdict_cell, write_tables
 
@@ -80,7 +80,7 @@ PAIR = {
         ({}, "ahead"),
         ({"verdict": "behind"}, "behind"),
         ({"p_holm": 0.0499}, "ahead"),
-        ({"p_holm": 0.05}, "ahead*"),
+        ({"p_holm": 0.0501}, "ahead*"),
         ({"verdict": "behind", "p_holm": 0.3}, "behind*"),
         ({"verdict": "equal", "p_holm": 1.0}, "equal"),
         ({"verdict": "undecided", "p_holm": 1.0, "seeds_needed": 12}, "? 12 seeds"),
@@ -89,6 +89,8 @@ PAIR = {
         ({"declared": False, "p_holm": np.nan, "verdict": "undecided", "seeds_needed": 7}, "(? 7 seeds)"),
         ({"verdict": pd.NA, "p_holm": np.nan}, "2 seeds"),
         ({"verdict": pd.NA, "p_holm": np.nan, "seeds_to": "4"}, "1 seed"),
+        ({"verdict": pd.NA, "seeds_to": "0;1;2", "images": 1}, "1 image"),
+        ({"verdict": pd.NA, "seeds_to": "0;1;2", "images": 400}, "1 source"),
         ({"delta": np.nan, "verdict": pd.NA}, "missing"),
     ],
 )
@@ -252,7 +254,7 @@ def test_speed_is_absolute_for_the_reference_and_relative_to_it_for_the_others(f
         "patch-gap": "1.01x",
         "noah": "0.90x",
     }
-    assert (rows["noah"]["params"], rows["noah"]["MACs"]) == ("0.4102", "15")
+    assert (rows["noah"]["params"], rows["noah"]["MACs"]) == ("0.410", "15.0")
 
 
 def test_published_differences_are_labelled_and_stand_only_beside_the_papers_own_pair(finished):
@@ -385,13 +387,12 @@ def test_publishing_copies_tables_and_figures_under_todays_date(finished):
     collected_and_compared(finished.study)
     write_tables(finished.study)
     write_figures(finished.study)
-    over_epochs = finished.study.results / "figures/over_epochs.png"
     paths = publish(finished.study)
     day = datetime.now(UTC).date().isoformat()
     endings = (".md", ".csv", "-differences.png", "-over-epochs.png")
     assert [path.as_posix() for path in paths] == [f"docs/results/{day}-two{ending}" for ending in endings]
     assert paths[0].read_bytes() == (finished.study.results / "tables/comparison.md").read_bytes()
-    assert paths[3].read_bytes() == over_epochs.read_bytes()
+    assert paths[3].read_bytes() == (finished.study.results / "figures/training_curves.png").read_bytes()
     assert len(pd.read_csv(io.StringIO(paths[1].read_text()))) == 10
 
 

@@ -7,8 +7,9 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import t, ttest_ind
 
+from noah.report.power import expected_error
 from noah.report.stats import Difference, Parts, Prior, conclude
-from noah.report.verdicts import expected_error, holm, overall, resolvable, seeds_needed, verdict
+from noah.report.verdicts import holm, overall, seeds_needed, spread_of, verdict
 
 NO_PRIORS = (None, None)
 
@@ -52,6 +53,10 @@ def test_a_verdict_follows_from_the_95_and_the_90_percent_interval(delta, margin
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_three_seeds_have_no_verdict_however_far_apart(seeds):
     assert verdict(difference(100.0), seeds, 1.0) is None
+
+
+def test_a_difference_without_an_interval_has_no_verdict():
+    assert verdict(difference(100.0, np.nan, np.nan), 9, 1.0) is None
 
 
 @pytest.mark.parametrize(("delta", "expected"), [(0.0, "equal"), (0.5, "ahead"), (-0.5, "behind")])
@@ -112,7 +117,7 @@ def test_a_backbone_without_an_interval_is_left_out_of_the_mean():
 
 def decided(p: Parts, priors, delta: float, margin: float | None, seeds: int) -> bool:
     """The criterion in words: 80% of studies with so many seeds reach a verdict."""
-    se, df = expected_error(p, priors, seeds)
+    se, df = expected_error(spread_of(p, priors), seeds)
     power = t.ppf(0.8, df)
     differs = abs(delta) >= (t.ppf(0.975, df) + power) * se
     return differs or (margin is not None and margin - abs(delta) >= (t.ppf(0.95, df) + power) * se)
@@ -123,7 +128,7 @@ def decided(p: Parts, priors, delta: float, margin: float | None, seeds: int) ->
 @pytest.mark.parametrize("delta", [0.6, 1.0, 1.5])
 def test_so_many_seeds_are_enough_and_one_less_is_not(delta, priors, margin):
     p = parts(delta, 1.5)
-    seeds = seeds_needed(p, priors, conclude(p, priors), margin)
+    seeds = seeds_needed(p, priors, margin)
     assert 4 < seeds <= 100
     assert decided(p, priors, delta, margin, seeds)
     assert not decided(p, priors, delta, margin, seeds - 1)
@@ -131,7 +136,7 @@ def test_so_many_seeds_are_enough_and_one_less_is_not(delta, priors, margin):
 
 def test_studies_with_the_seeds_that_are_needed_find_the_difference_four_times_in_five():
     p = parts(2.0, 1.5)
-    seeds = seeds_needed(p, NO_PRIORS, conclude(p), None)
+    seeds = seeds_needed(p, NO_PRIORS, None)
     rng = np.random.default_rng(0)
     one, other = rng.normal(0, 1.5, (2, 4000, seeds))
     found = (ttest_ind(other + 2.0, one, axis=1, equal_var=False).pvalue < 0.05).mean()
@@ -142,39 +147,40 @@ def test_studies_with_the_seeds_that_are_needed_find_the_difference_four_times_i
 
 def test_a_margin_makes_a_small_difference_decidable():
     p = parts(0.0, 1.0)
-    assert seeds_needed(p, NO_PRIORS, conclude(p), None) is None, "no difference is never found"
-    assert seeds_needed(p, NO_PRIORS, conclude(p), 1.5) is not None
+    assert seeds_needed(p, NO_PRIORS, None) is None, "no difference is never found"
+    assert seeds_needed(p, NO_PRIORS, 1.5) is not None
 
 
 def test_where_test_images_leave_too_much_open_no_number_of_seeds_helps():
     p = parts(1.0, 0.5, image_variance=1.0)
-    assert seeds_needed(p, NO_PRIORS, conclude(p), None) is None
+    assert seeds_needed(p, NO_PRIORS, None) is None
     sharp = replace(p, image_variance=0.01)
-    assert seeds_needed(sharp, NO_PRIORS, conclude(sharp), None) is not None
+    assert seeds_needed(sharp, NO_PRIORS, None) is not None
 
 
 def test_never_fewer_seeds_are_asked_for_than_there_are_already_nor_fewer_than_a_verdict_takes():
-    assert seeds_needed(parts(50.0, 1.0, seeds=2), NO_PRIORS, conclude(parts(50.0, 1.0, seeds=2)), None) == 3
-    assert seeds_needed(parts(50.0, 1.0, seeds=5), NO_PRIORS, conclude(parts(50.0, 1.0, seeds=5)), None) == 6
+    assert seeds_needed(parts(50.0, 1.0, seeds=2), NO_PRIORS, None) == 3
+    assert seeds_needed(parts(50.0, 1.0, seeds=5), NO_PRIORS, None) == 6
 
 
-def test_the_expected_error_falls_with_every_seed_down_to_that_of_the_images():
-    p = parts(1.0, 1.5, image_variance=0.5, residual_variance=0.2)
-    errors = [expected_error(p, NO_PRIORS, seeds)[0] for seeds in range(3, 101)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.75 * errors[0]
-    # What images add for good is what they add beyond the noise of single predictions.
-    assert expected_error(p, NO_PRIORS, 10**9)[0] == pytest.approx(np.sqrt(0.3), rel=1e-3)
-    assert errors[0] == pytest.approx(np.sqrt(2 * 1.5**2 / 3 + 0.3))
-
-
-def test_the_expected_error_is_that_of_the_moderated_spread():
+def test_further_seeds_are_foreseen_from_the_moderated_spread_of_both_arms():
     prior = Prior(4.0, 6.0, 40.0)
     moderated = (6 * 4 + 2 * 1.0) / 8
-    assert expected_error(parts(1.0, 1.0), (prior, None), 4)[0] == pytest.approx(np.sqrt((moderated + 1.0) / 4))
+    spread = spread_of(parts(1.0, 1.0), (prior, None))
+    assert spread.seed == pytest.approx((moderated + 1.0) / 2)
 
 
-def test_the_resolvable_difference_is_the_one_that_so_many_seeds_are_needed_for():
-    p = parts(1.0, 1.5, image_variance=0.02)
-    needed = seeds_needed(p, NO_PRIORS, conclude(p), None)
-    assert resolvable(p, needed) <= 1.0 < resolvable(p, needed - 1)
+def test_what_images_add_for_good_is_what_they_add_beyond_the_noise_of_single_predictions():
+    p = parts(1.0, 1.5, image_variance=0.5, residual_variance=0.2, clusters=70.0)
+    spread = spread_of(p, NO_PRIORS)
+    assert (spread.images, spread.clusters) == (pytest.approx(0.3), 70)
+    # The residual is a sum over both arms, each divided by its three seeds.
+    assert spread.residual == pytest.approx(0.3)
+    errors = [expected_error(spread, seeds)[0] for seeds in range(3, 101)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] == pytest.approx(np.sqrt(2 * 1.5**2 / 3 + 0.3))
+    assert expected_error(spread, 10**9)[0] == pytest.approx(np.sqrt(0.3), rel=1e-3)
+
+
+def test_images_that_differ_by_chance_alone_add_nothing_for_good():
+    assert spread_of(parts(1.0, 1.5, image_variance=0.1, residual_variance=0.2), NO_PRIORS).images == 0

@@ -13,6 +13,7 @@ from noah.config import load_study
 from noah.evaluate.estimate import find_throughput
 from noah.evaluate.metrics import score
 from noah.report.collect import collect
+from noah.report.comparison import compare
 from noah.report.figures import write_figures
 from noah.report.tables import write_tables
 from noah.tracking.records import read_records
@@ -36,15 +37,16 @@ def _reports(*more: Callable) -> None:
     with contextlib.chdir(OUT):
         study = load_study("tiny")
         each(
-            *(functools.partial(make, study) for make in (collect, write_tables, read_records, *more)),
+            *(functools.partial(make, study) for make in (collect, compare, write_tables, read_records, *more)),
             lambda: find_throughput(study, study.runs[0], {"macs": 1e6, "kept": 1e4}),
         )
 
 
-def _tables() -> None:
+def _shown(*first: Callable) -> None:
+    """Tables and figures of what is collected and compared."""
     copied("results", "config")
     with contextlib.chdir(OUT):
-        write_tables(load_study("tiny"))
+        each(*(functools.partial(make, load_study("tiny")) for make in (*first, write_tables, write_figures)))
 
 
 TARGETS = {
@@ -62,6 +64,7 @@ TARGETS = {
     },
     "cost.json": Target(str(COST), json_damages, _reports, 0.3),
     "published.csv": Target("config/published/imagenet.csv", _csv_damages, _reports, 0.3),
-    "long.parquet": Target("results/tiny/long.parquet", table_damages, _tables, 0.3),
-    "fairness.json": Target("results/tiny/fairness.json", json_damages, _tables, 0.3),
+    "long.parquet": Target("results/tiny/long.parquet", table_damages, lambda: _shown(compare), 0.3),
+    "comparison.parquet": Target("results/tiny/comparison.parquet", table_damages, _shown, 0.3),
+    "fairness.json": Target("results/tiny/fairness.json", json_damages, _shown, 0.3),
 }

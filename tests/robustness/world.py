@@ -31,6 +31,7 @@ from noah.engine.train import Machine, train
 from noah.evaluate.metrics import score
 from noah.files import read_json, sha256_file, write_json
 from noah.report.collect import collect
+from noah.report.comparison import compare
 
 IMAGES_PER_CLASS = 4
 CLASSES = ("cat", "dog", "emu")
@@ -88,7 +89,7 @@ def _shards(folder: Path) -> None:
 
 
 def _results() -> None:
-    """The tiny study, trained, scored and collected, and one run on multi-label data."""
+    """The tiny study, trained, scored, collected and compared, and one run on multi-label data."""
     study = load_study("tiny")
     for run in study.runs:
         out = study.results / "runs" / run.key
@@ -102,6 +103,7 @@ def _results() -> None:
     conditions |= {"dataset": "tiny", "backbone": backbone, "config_sha256": study.cost_hash("tiny", backbone)}
     write_json(study.results / "cost" / f"tiny-{backbone}.json", conditions)
     collect(study)
+    compare(study)
     run, out = load_study("several").runs[0], Path("results/several-run")
     train(run, "shards", out, Machine("cpu", state=Path("state")))
 

@@ -45,10 +45,9 @@ def test_a_dry_run_needs_neither_data_nor_shards(clone, tmp_path):
 
 def test_the_default_study_plans_every_run_once(clone):
     planned = clone.planned("--config", "study=digits")
-    assert planned["train"] == planned["score"] == 30
-    assert planned["cost"] == 4
-    assert planned["manifest"] == planned["index"] == 6
-    assert planned["tables"] == planned["figures"] == planned["track"] == 1
+    assert planned["train"] == planned["score"] == 35
+    assert planned["cost"] == planned["manifest"] == planned["index"] == 3
+    assert planned["collect"] == planned["compare"] == planned["tables"] == planned["figures"] == planned["track"] == 1
 
 
 @pytest.mark.parametrize(
@@ -81,6 +80,7 @@ def test_one_command_makes_tables_figures_and_tracked_runs(finished):
     assert (tracked["status"], len(tracked["runs"])) == ("ok", 4)
     metrics = json.loads((finished.folder / RUN / "metrics.json").read_text())
     long = pd.read_parquet(folder / "long.parquet")
+    assert len(pd.read_parquet(folder / "comparison.parquet")) == 2
     row = long[(long.metric == "top1") & (long.arm == "noah") & (long.recipe == "tiny")]
     assert row.value.tolist() == [metrics["top1"]]
     assert metrics["images"] == 30
@@ -99,13 +99,18 @@ def test_touching_every_source_file_reruns_nothing(edited):
 def test_an_edit_of_one_recipe_reruns_its_runs_only(edited):
     edited.edit_yaml("config/recipes/other.yaml", lr=0.002)
     planned = edited.planned()
-    downstream = {"collect", "tables", "figures", "track", "all"}
+    downstream = {"collect", "compare", "tables", "figures", "track", "all"}
     assert planned == {"train": 2, "score": 2, "attention": 1, **dict.fromkeys(downstream, 1)}
 
 
 def test_an_edit_of_the_report_reruns_tables_and_figures_only(edited):
     edited.append("src/noah/report/tables.py", "\n# another remark\n")
     assert edited.planned() == dict.fromkeys(("tables", "figures", "track", "all"), 1)
+
+
+def test_an_edit_of_the_estimator_compares_again_and_collects_nothing(edited):
+    edited.append("src/noah/report/stats.py", "\n# another remark\n")
+    assert edited.planned() == dict.fromkeys(("compare", "tables", "figures", "track", "all"), 1)
 
 
 def test_an_edit_of_a_docstring_in_the_engine_reruns_nothing(edited):
@@ -239,9 +244,10 @@ def test_a_run_that_diverges_is_a_missing_cell_in_the_printed_table(edited):
     edited.edit_yaml("config/recipes/other.yaml", optimizer="sgd", lr=1.0e30)
     done = edited.run("make", "-o", "setup", "tables", "STUDY=tiny", check=False)
     assert done.returncode != 0
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| gmlp_tiny")]
-    assert len(rows) == 4
-    assert sum("missing" in row for row in rows) == 1
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("baseline ", "noah "))]
+    scores = [cells[1] for cells in rows if cells[1] != "→"]
+    assert len(scores) == 4
+    assert sum(score == "missing" for score in scores) == 2
     assert "Missing: 2 of 4 runs" in done.stdout
     log = (edited.folder / "logs/train/tiny/tiny/other/gmlp_tiny-d1-p8-w0.5/noah/s0.log").read_text()
     assert "error: tiny/other/gmlp_tiny-d1-p8-w0.5/noah/s0: loss is" in log

@@ -74,7 +74,7 @@ def test_a_clone_that_pulled_runs_only_what_a_changed_parameter_concerns(lab, tm
     assert before == finished_times(lab)
 
     clone.edit_yaml("config/recipes/other.yaml", lr=0.002)
-    downstream = {"collect", "tables", "figures", "track", "all"}
+    downstream = {"collect", "compare", "tables", "figures", "track", "all"}
     assert clone.planned() == {"train": 2, "score": 2, "attention": 1, **dict.fromkeys(downstream, 1)}
     clone.run("dvc", "repro")
     after = finished_times(clone)

@@ -138,7 +138,7 @@ def study(cluster, quiet, tmp_path) -> Iterator[Study]:
     study = Study(Clone(tmp_path / "noah"))
     for name in ("results/tiny/runs", "results/tiny/tables", "results/tiny/figures", "state", "logs"):
         shutil.rmtree(study.folder / name)
-    for name in ("long.parquet", "fairness.json", "tracked.json"):
+    for name in ("long.parquet", "fairness.json", "comparison.parquet", "tracked.json"):
         (study.folder / "results/tiny" / name).unlink()
     study.log.unlink()
     yield study

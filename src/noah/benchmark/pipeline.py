@@ -27,6 +27,7 @@ VERBS = {
     "cost": "noah.evaluate.study_cost",
     "attention": "noah.evaluate.attention",
     "collect": "noah.report.collect",
+    "compare": "noah.report.comparison",
     "tables": "noah.report.tables",
     "figures": "noah.report.figures",
     "track": "noah.tracking",
@@ -39,7 +40,7 @@ def count_jobs(study: Study) -> dict[str, int]:
     """Rule to its number of jobs in the study."""
     rows = {(run.dataset.name, run.recipe_name, run.backbone.slug) for run in study.runs}
     splits = [(dataset, split) for dataset in study.datasets.values() for split in dataset.splits]
-    once = dict.fromkeys(("collect", "tables", "figures", "track"), 1)
+    once = dict.fromkeys(("collect", "compare", "tables", "figures", "track"), 1)
     return {
         "index": len(splits),
         "shard": sum(dataset.num_jobs(split) for dataset, split in splits),
@@ -90,7 +91,8 @@ def read_jobs(records: Path, study: Study) -> pd.DataFrame:
         ValueError: There are none of this study, or a training is missing.
     """
     results, jobs = study.results.as_posix(), set()
-    shared = [f"{results}/{name}" for name in ("cost/", "figures/", "tables/", "long.", "fairness.", "tracked.")]
+    of_study = ("cost/", "figures/", "tables/", "long.", "fairness.", "comparison.", "tracked.")
+    shared = [f"{results}/{name}" for name in of_study]
     runs = [f"{results}/runs/{run.key}/" for run in study.runs]
     prefixes = (*shared, *runs, *(f"shards/{name}/" for name in study.datasets))
     for path in records.rglob("*"):

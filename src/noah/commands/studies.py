@@ -68,7 +68,9 @@ def table(
     against: Annotated[
         Path | None, typer.Option(help="Compare with an earlier copy: its CSV, or a folder of dated ones.")
     ] = None,
-    publish: Annotated[bool, typer.Option("--publish", help="Copy tables and figures, dated, to docs/results.")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Copy tables and figures, dated, to docs/results.")
+    ] = False,
 ) -> None:
     """Write the comparison tables: Markdown, LaTeX, HTML, CSV. A missing cell shows as missing.
 
@@ -93,7 +95,7 @@ def table(
 
 @app.command()
 def figures(study: StudyName, scale: Scale = "full") -> None:
-    """Draw training curves, and the differences with their intervals.
+    """Draw training curves, differences over the epochs, and differences with their intervals.
 
     \b
     Example: noah figures digits

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from noah.config import Study
-from noah.report.comparison import read_comparison
+from noah.report.comparison_table import read_comparison
 
 _NAME = ["dataset", "recipe", "backbone", "from", "to"]
 _NUMBERS = ["delta", "low", "high"]
@@ -48,9 +48,13 @@ def agreement(study: Study, copy: Path) -> list[str]:
 
 
 def _newest(study: Study, folder: Path) -> Path | None:
-    """Dated copies sort by their names; another study's name may begin with this one's."""
+    """Dated copies sort by their names; those of version 0.1 have no intervals to compare with."""
     pattern = f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]-{study.slug}.csv"
-    return max(folder.glob(pattern), default=None)
+    for path in sorted(folder.glob(pattern), reverse=True):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            if set(_COLUMNS) <= set(file.readline().rstrip("\n").split(",")):
+                return path
+    return None
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -10,63 +10,18 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from noah.config import Study
-from noah.files import read_parquet, reading, write_atomic
-from noah.report.collect import COLUMNS as LONG_COLUMNS
+from noah.files import write_atomic
 from noah.report.collect import run_folder
+from noah.report.comparison_table import COLUMNS, FILE, read_long
+from noah.report.moderation import Prior, fit_prior
 from noah.report.published import published_deltas
 from noah.report.records import Predicted, read_predicted
 from noah.report.rows import Pair, Row, rows_of, section
-from noah.report.stats import Parts, Prior, conclude, fit_prior, mcnemar_p, measure, sharing
+from noah.report.sharing import sharing
+from noah.report.stats import Parts, conclude, mcnemar_p, measure
 from noah.report.verdicts import holm, overall, seeds_needed, verdict
-
-FILE = "comparison.parquet"
-COLUMNS = {
-    "kind": "string",
-    "dataset": "string",
-    "score": "string",
-    "recipe": "string",
-    "backbone": "string",
-    "width": "float64",
-    "from": "string",
-    "to": "string",
-    "declared": "boolean",
-    "status": "string",
-    "seeds_from": "string",
-    "seeds_to": "string",
-    "seeds_expected": "string",
-    "delta": "float64",
-    "low": "float64",
-    "high": "float64",
-    "half_width": "float64",
-    "se": "float64",
-    "df": "float64",
-    "p": "float64",
-    "p_holm": "float64",
-    "verdict": "string",
-    "seeds_needed": "Int64",
-    "margin": "float64",
-    "seed_variance": "float64",
-    "image_variance": "float64",
-    "residual_variance": "float64",
-    "prior_df_from": "float64",
-    "prior_df_to": "float64",
-    "images": "Int64",
-    "clusters": "float64",
-    "clustered": "boolean",
-    "chance": "float64",
-    "minival_delta": "float64",
-    "published_delta": "float64",
-    "published_name": "string",
-    "mcnemar_p_median": "float64",
-    "mcnemar_p_per_seed": "string",
-    "backbones": "Int64",
-    "wins": "Int64",
-    "tau": "float64",
-}
-"""low, high, half_width: of the 95% interval; empty with fewer than two seeds. wins: backbones where Δ is above 0."""
 
 
 def compare(study: Study) -> Path:
@@ -101,29 +56,6 @@ def compare(study: Study) -> Path:
     with write_atomic(path) as temporary:
         frame.to_parquet(temporary, index=False)
     return path
-
-
-def read_comparison(study: Study) -> pd.DataFrame:
-    """What `compare` wrote; ValueError where it did not, or where it is another table."""
-    return _read_table(study.results / FILE, COLUMNS, "noah compare")
-
-
-def read_long(study: Study) -> pd.DataFrame:
-    """The rows of long.parquet that have a value; ValueError names the file where it is another table."""
-    long = _read_table(study.results / "long.parquet", LONG_COLUMNS, "noah collect")
-    return long[(long["status"] == "ok") & long["value"].notna()]
-
-
-def _read_table(path: Path, columns: dict[str, str], command: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file, expected the output of `{command}`")
-    try:
-        with reading(path):
-            return read_parquet(path).to_pandas()[list(columns)].astype(columns)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ValueError(f"{path}: not the output of `{command}`: {' '.join(str(error).split())[:300]}") from None
 
 
 def _finished(study: Study) -> dict[tuple, dict[str, dict[int, float]]]:
@@ -223,7 +155,7 @@ def _concluded(study: Study, parts: Parts, priors: tuple[Prior | None, Prior | N
         **{name: getattr(parts, name) for name in ("image_variance", "residual_variance", "images", "clusters")},
         **{f"prior_df_{name}": prior and prior.df for name, prior in zip(("from", "to"), priors, strict=True)},
         "verdict": found,
-        "seeds_needed": seeds_needed(parts, priors, difference, margin) if found == "undecided" else None,
+        "seeds_needed": seeds_needed(parts, priors, margin) if found == "undecided" else None,
         "margin": margin,
     }
 

@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from noah.config import Study
 from noah.files import reading, write_atomic
 from noah.report.collect import run_folder
-from noah.report.comparison import read_comparison
+from noah.report.comparison_table import read_comparison
 from noah.report.published import PUBLISHED_ON
 from noah.report.rows import SCORES, Row, reference_arm, rows_of
 from noah.report.stats import CONFIDENCE
@@ -127,7 +127,8 @@ def _training_curves(study: Study, rows: list[Row], comparison: pd.DataFrame) ->
 
 def _finished_seeds(row: Row, comparison: pd.DataFrame) -> dict[str, set[int]]:
     """Arm -> seeds that count, as the comparison has them; an arm that it has no pair of is taken whole."""
-    own = comparison[(comparison[["dataset", "recipe", "backbone"]] == list(row.name)).all(axis=1)]
+    pairs = comparison[comparison["kind"] == "pair"]  # the others name no backbone
+    own = pairs[(pairs[["dataset", "recipe", "backbone"]] == list(row.name)).all(axis=1)]
     seeds = {arm: set(of_seed) for arm, of_seed in row.arms.items()}
     for side in ("from", "to"):
         for arm, listed in zip(own[side], own[f"seeds_{side}"], strict=True):
@@ -218,7 +219,7 @@ def _difference(ax: Axes, y: float, entry: pd.Series, place: int) -> None:
         ax.text(0.01, y, "missing", color=colour, va="center", style="italic", transform=ax.get_yaxis_transform())
     else:
         alone = pd.isna(entry["half_width"])
-        label = f"{name}: measured, " + ("one seed, no interval" if alone else "95% interval")
+        label = f"{name}: measured, " + ("no interval" if alone else "95% interval")
         spread = None if alone else entry["half_width"]
         bars = ax.errorbar(entry["delta"], y, xerr=spread, fmt=style["marker"], color=colour, capsize=2, label=label)
         for line in bars.lines[2]:

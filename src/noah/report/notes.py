@@ -14,6 +14,8 @@ _NAMES = {
     "top1": "Top-1 in percent",
     "map": "mAP in percent",
 }
+NAMED = 2
+"""Backbones that a line of the grid names before it only counts them."""
 _COUNTED = ("parameters", "head_parameters", "weight_decay_groups")
 """Parameters have columns of their own; tensors are counted in the folded notes."""
 _LABELS = {
@@ -43,7 +45,7 @@ def notes(study: Study, comparison: pd.DataFrame, arms: pd.DataFrame, fairness: 
     if fairness["missing"]:
         listed = _some(f"{key} ({reason})" for key, reason in fairness["missing"].items())
         sentences.append(f"Missing: {len(fairness['missing'])} of {fairness['runs']} runs: {listed}.")
-    return (*sentences, *(f"Warning: {warning}." for warning in fairness["warnings"]))
+    return (*filter(None, sentences), *(f"Warning: {warning}." for warning in fairness["warnings"]))
 
 
 def differences_grid(fairness: dict) -> list[Grid]:
@@ -65,8 +67,9 @@ def differences_grid(fairness: dict) -> list[Grid]:
 
 
 def _where(backbones: list[str], known: list[dict]) -> str:
-    distinct = list(dict.fromkeys(backbones))
-    return "all" if len(backbones) == len(known) else _some(distinct, 3, more="more")
+    if len(backbones) == len(known):
+        return "all"
+    return ", ".join(dict.fromkeys(backbones)) if len(backbones) <= NAMED else f"{len(backbones)} of {len(known)}"
 
 
 def _scores(study: Study, fairness: dict) -> str:
@@ -126,6 +129,7 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _some(items: Iterable[str], limit: int = 5, more: str = "more (fairness.json)") -> str:
+def _some(items: Iterable[str], limit: int = 5) -> str:
     items = list(items)
-    return ", ".join(items[:limit]) + (f" and {len(items) - limit} {more}" if len(items) > limit else "")
+    more = f" and {len(items) - limit} more (fairness.json)" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

@@ -1,22 +1,21 @@
 """What difference a study could find, said before anything is trained: from how an earlier run of the same backbone
-and recipe spread, else from a stated default. The formulas are those of noah.report.verdicts, for runs yet to come.
+and recipe spread, else from a stated default. The formulas are those of noah.report.power.
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from scipy.special import stdtrit
 
 from noah.config import Dataset, Run, Study
 from noah.config.files import read_yaml
 from noah.files import read_mapping, read_parquet, reading
-from noah.report.comparison import FILE
+from noah.report.comparison_table import FILE
+from noah.report.power import POWER, Spread, floor, resolvable
 from noah.report.rows import Row, rows_of
-from noah.report.stats import CONFIDENCE, POWER, SEEDS_FOR_A_VERDICT
+from noah.report.stats import CONFIDENCE, SEEDS_FOR_A_VERDICT
 
 SPREAD = 1.0
 """Default: standard deviation of an arm's score over seeds, in points."""
@@ -29,20 +28,6 @@ too few seeds for a verdict, and where the number of test images is not known. f
 infinitely many seeds would leave. basis: `results/STUDY`, the earlier run, or `default`."""
 _NEEDED = ["kind", "dataset", "recipe", "backbone", "from", "to", "seeds_from", "seeds_to"]
 _NEEDED += ["seed_variance", "image_variance", "residual_variance", "images", "clusters"]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What the variance of Δ is made of, in points squared."""
-
-    seed: float
-    """Of one arm's score over seeds, the mean of both arms."""
-    images: float
-    """Of Δ over samples of test images, if there were infinitely many seeds."""
-    residual: float
-    """The noise of single predictions: what one seed of one arm adds to the variance over images."""
-    clusters: float
-    """The number of independent test images."""
 
 
 def default_spread(images: int) -> Spread:
@@ -69,34 +54,6 @@ def measured_spread(entry: dict[str, Any], images: int | None) -> Spread | None:
     arms = 1 / counts[0] + 1 / counts[1]
     more = (images or entry["images"]) / entry["images"]
     return Spread(seed / arms, max(image - residual, 0) / more, residual / arms / more, entry["clusters"] * more)
-
-
-def expected_error(spread: Spread, seeds: int) -> tuple[float, float]:
-    """Standard error of Δ, in points, and its degrees of freedom, with so many seeds of either arm (at least 2).
-
-    The degrees are those that a study will find: it takes them from spreads that are samples themselves, and finds
-    fewer on average than the true spreads have, 3 instead of 4 with three seeds. With 4, only 70% of studies would find
-    what is promised to 80%. What backbones may learn from each other (noah.report.stats.Prior) is not counted on.
-    """
-    of_arm, images = spread.seed / seeds, spread.images + 2 * spread.residual / seeds
-    variance = 2 * of_arm + spread.images
-    # Expectations of squares: a sample variance's is (1 + 2 / (S - 1)) times the square of what it estimates.
-    squared = variance**2 + 4 * of_arm**2 / (seeds - 1)
-    uncertain = 2 * of_arm**2 * (1 + 2 / (seeds - 1)) / (seeds - 1) + images**2 / max(spread.clusters - 1, 1)
-    return math.sqrt(variance), squared / uncertain if uncertain else math.inf
-
-
-def resolvable(spread: Spread, seeds: int) -> float:
-    """The true difference, in points, that 80% of studies find (two-sided 5%); NaN with too few seeds for a verdict."""
-    if seeds < SEEDS_FOR_A_VERDICT:
-        return math.nan
-    se, df = expected_error(spread, seeds)
-    return float((stdtrit(df, (1 + CONFIDENCE) / 2) + stdtrit(df, POWER)) * se)
-
-
-def floor(spread: Spread) -> float:
-    """Half the 90% interval that infinitely many seeds would leave, in points: no smaller margin can be met."""
-    return float(stdtrit(max(spread.clusters - 1, 1), CONFIDENCE) * math.sqrt(spread.images))
 
 
 def foresee(study: Study) -> pd.DataFrame:

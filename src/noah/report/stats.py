@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.special import digamma, polygamma, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 from scipy.stats import binomtest
+
+from noah.report.moderation import Prior
+from noah.report.sharing import Sharing
 
 CONFIDENCE = 0.95
 SEEDS_FOR_A_VERDICT = 3
@@ -24,9 +26,6 @@ INDEPENDENCE = 9
 """How many seeds' worth of belief the prior has that arms of one seed are no more alike than others: their covariance,
 which few seeds cannot measure, is shrunk by (S - 1) / (S - 1 + INDEPENDENCE). Nearly independent is what they are
 (arXiv 2304.01910)."""
-POWER = 0.8
-MOST_SEEDS = 100
-"""Beyond which a number of seeds is no advice."""
 
 
 @dataclass(frozen=True)
@@ -58,30 +57,12 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Prior:
-    """What the spreads of an arm over seeds on all backbones of a study say of any one of them (Smyth 2004)."""
-
-    variance: float
-    df: float
-    """How many degrees of freedom it is worth; infinite where it spreads alike everywhere."""
-    total_df: float
-    """Of all backbones together: no single one can be known better."""
-
-    def moderate(self, variance: float, df: float) -> tuple[float, float]:
-        """Variance and degrees of freedom on one backbone in the light of the others."""
-        if np.isinf(self.df):
-            return self.variance, self.total_df
-        moderated = (self.df * self.variance + df * variance) / (self.df + df)
-        return moderated, min(self.df + df, self.total_df)
-
-
-@dataclass(frozen=True)
 class Difference:
     """Δ of two arms with its standard error, in percentage points."""
 
     delta: float
     se: float
-    """NaN with fewer than two seeds."""
+    """NaN with fewer than two seeds, or with images of one source only, for nothing says what others would be like."""
     df: float
     seed_variance: float
     """Of Δ, as the other two."""
@@ -105,25 +86,10 @@ class Difference:
         return float(2 * stdtr(self.df, -abs(self.delta) / self.se))
 
 
-def sharing(clusters: Sequence[Sequence[str]] | None) -> csr_matrix | None:
-    """Which images share a source: 0 or 1, (images, images), an image with itself too; None: no two do.
-
-    Args:
-        clusters: For each image the names of its sources (a digit, a patient; several where it shows several).
-    """
-    if clusters is None:
-        return None
-    numbers: dict[str, int] = {}
-    columns = [numbers.setdefault(name, len(numbers)) for names in clusters for name in names]
-    rows = np.repeat(np.arange(len(clusters)), [len(names) for names in clusters])
-    membership = csr_matrix((np.ones(len(rows)), (rows, columns)), (len(clusters), len(numbers)))
-    return ((membership @ membership.T) > 0).astype(np.float64)
-
-
 def measure(
     values_from: np.ndarray,
     values_to: np.ndarray,
-    shared: csr_matrix | None = None,
+    shared: Sharing | None = None,
     seeds: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> Parts:
     """The parts of a comparison.
@@ -131,7 +97,7 @@ def measure(
     Args:
         values_from: (S, images), percent: their mean over images is the score of a seed.
         values_to: The other arm's, same images in the same order; it may have other seeds.
-        shared: Of `sharing`.
+        shared: Which images share a source; default: none do.
         seeds: Numbers of the rows' seeds; default: the same in both arms.
     """
     arms = [np.asarray(values, np.float64) for values in (values_from, values_to)]
@@ -155,11 +121,11 @@ def measure(
         float(_mean_variance(of_image[1] - of_image[0], shared)),
         float(residual),
         images,
-        images if shared is None else float(images**2 / shared.sum()),
+        images if shared is None else shared.effective,
     )
 
 
-def _mean_variance(values: np.ndarray, shared: csr_matrix | None) -> float:
+def _mean_variance(values: np.ndarray, shared: Sharing | None) -> float:
     """Of the mean of (images,): images that share a source count together (Liang and Zeger 1986; images with several
     sources: Aronow, Samii and Assenova 2015). Never less than if all were independent, but for one source in all."""
     images = len(values)
@@ -169,45 +135,8 @@ def _mean_variance(values: np.ndarray, shared: csr_matrix | None) -> float:
     independent = float(centred @ centred) / images / (images - 1)
     if shared is None:
         return independent
-    sources = images**2 / shared.sum()
-    together = float(centred @ (shared @ centred)) / images**2 * sources / max(sources - 1, 1)
+    together = shared.together(centred) / images**2 * shared.effective / max(shared.effective - 1, 1)
     return max(together, independent)
-
-
-def fit_prior(samples: Sequence[Sequence[float]]) -> Prior | None:
-    """The prior of an arm's spread over seeds, from its scores on all backbones (Smyth 2004, section 6.2).
-
-    Args:
-        samples: For each backbone the arm's scores, one per seed; those of one seed say nothing.
-
-    Returns:
-        None with fewer than three backbones: there is nothing to learn from.
-    """
-    samples = [sample for sample in samples if len(sample) > 1]
-    variances = np.array([np.var(sample, ddof=1) for sample in samples])
-    df = np.array([len(sample) - 1.0 for sample in samples])
-    if len(samples) < 3 or not (variances > 0).any():
-        return None
-    # As in limma: an arm without any spread is a matter of rounding.
-    variances = np.maximum(variances, 1e-5 * np.median(variances[variances > 0]))
-    logs = np.log(variances) - digamma(df / 2) + np.log(df / 2)
-    excess = logs.var(ddof=1) - polygamma(1, df / 2).mean()
-    if excess <= 0:
-        return Prior(float(np.exp(logs.mean())), float("inf"), float(df.sum()))
-    half = _inverse_trigamma(excess)
-    return Prior(float(np.exp(logs.mean() + digamma(half) - np.log(half))), 2 * half, float(df.sum()))
-
-
-def _inverse_trigamma(value: float) -> float:
-    """Newton's method of Smyth 2004, appendix."""
-    guess = 0.5 + 1 / value
-    for _ in range(50):
-        trigamma = float(polygamma(1, guess))
-        step = trigamma * (1 - trigamma / value) / float(polygamma(2, guess))
-        guess += step
-        if -step / guess < 1e-8:
-            break
-    return guess
 
 
 def conclude(parts: Parts, priors: tuple[Prior | None, Prior | None] = (None, None)) -> Difference:
@@ -222,7 +151,7 @@ def conclude(parts: Parts, priors: tuple[Prior | None, Prior | None] = (None, No
     """
     spreads = []
     for scores, prior in zip((parts.scores_from, parts.scores_to), priors, strict=True):
-        if len(scores) < 2:
+        if len(scores) < 2 or parts.clusters <= 1:
             return Difference(parts.delta, np.nan, np.nan, np.nan, parts.image_variance, parts.residual_variance)
         variance, df = float(np.var(scores, ddof=1)), len(scores) - 1.0
         moderated, df = prior.moderate(variance, df) if prior else (variance, df)

@@ -10,14 +10,14 @@ from noah.config import Study
 from noah.files import read_mapping, reading, write_atomic, write_text
 from noah.report.arms import arms_of, run_metrics
 from noah.report.collect import COST_METRICS
-from noah.report.comparison import read_comparison, read_long
+from noah.report.comparison_table import read_comparison, read_long
 from noah.report.notes import differences_grid, notes
 from noah.report.render import RENDERERS
 from noah.report.render_structure import Grid, Group, Table
 from noah.report.render_terminal import terminal
 from noah.report.rests_on import folded_notes
 from noah.report.rows import SCORES, Row, reference_arm, rows_of, section
-from noah.report.stats import CONFIDENCE
+from noah.report.stats import CONFIDENCE, SEEDS_FOR_A_VERDICT
 
 MISSING = "missing"
 NONE = "—"
@@ -28,7 +28,7 @@ PUBLISHED = {
     "tables/comparison.md": ".md",
     "tables/comparison.csv": ".csv",
     "figures/differences.png": "-differences.png",
-    "figures/over_epochs.png": "-over-epochs.png",
+    "figures/training_curves.png": "-over-epochs.png",
 }
 """What a study shows in git, and how its dated copy ends."""
 
@@ -179,6 +179,8 @@ def verdict_cell(pair: pd.Series) -> str:
         return MISSING
     if pd.isna(pair["verdict"]):
         seeds = min(len(pair[name].split(";")) for name in ("seeds_from", "seeds_to"))
+        if seeds >= SEEDS_FOR_A_VERDICT:
+            return "1 image" if pair["images"] == 1 else "1 source"
         return f"{seeds} seed{'s' if seeds > 1 else ''}"
     text = pair["verdict"]
     if text == "undecided":

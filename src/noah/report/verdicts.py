@@ -4,20 +4,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
-from noah.report.stats import (
-    CONFIDENCE,
-    MOST_SEEDS,
-    POWER,
-    SEEDS_FOR_A_VERDICT,
-    Difference,
-    Parts,
-    Prior,
-)
+from noah.report.moderation import Prior
+from noah.report.power import Spread, finds
+from noah.report.stats import CONFIDENCE, SEEDS_FOR_A_VERDICT, Difference, Parts
 
+MOST_SEEDS = 100
+"""Beyond which a number of seeds is no advice."""
 VERDICTS = ("ahead", "behind", "equal", "undecided")
 
 
@@ -33,14 +28,14 @@ class Overall(NamedTuple):
 
 
 def verdict(difference: Difference, seeds: int, margin: float | None) -> str | None:
-    """One of `VERDICTS`; None with fewer than three seeds, of which no interval covers what it says.
+    """One of `VERDICTS`; None without an interval, and with fewer than three seeds, of which none covers what it says.
 
     Args:
         difference: Of the two arms.
         seeds: Of the arm that has fewer.
         margin: The largest difference that is as good as none, in points; without one nothing is equal.
     """
-    if seeds < SEEDS_FOR_A_VERDICT:
+    if seeds < SEEDS_FOR_A_VERDICT or np.isnan(difference.se):
         return None
     if difference.p < 1 - CONFIDENCE:
         return "ahead" if difference.delta > 0 else "behind"
@@ -50,43 +45,30 @@ def verdict(difference: Difference, seeds: int, margin: float | None) -> str | N
     return "undecided"
 
 
-def seeds_needed(
-    parts: Parts, priors: tuple[Prior | None, Prior | None], difference: Difference, margin: float | None
-) -> int | None:
+def seeds_needed(parts: Parts, priors: tuple[Prior | None, Prior | None], margin: float | None) -> int | None:
     """Seeds of each arm with which a true difference as large as this one would be decided in 80% of studies.
 
     Decided: its 95% interval excludes 0, or its 90% interval lies within the margin. None: not with `MOST_SEEDS` of
     them, for the test images alone leave too much open.
     """
-    delta = abs(difference.delta)
+    spread, delta = spread_of(parts, priors), abs(parts.delta)
     for seeds in range(max(parts.seeds + 1, SEEDS_FOR_A_VERDICT), MOST_SEEDS + 1):
-        se, df = expected_error(parts, priors, seeds)
-        power = stdtrit(df, POWER)
-        if delta >= (stdtrit(df, (1 + CONFIDENCE) / 2) + power) * se:
-            return seeds
-        if margin is not None and margin - delta >= (stdtrit(df, CONFIDENCE) + power) * se:
+        if finds(delta, spread, seeds) or (margin and finds(margin - delta, spread, seeds, 2 * CONFIDENCE - 1)):
             return seeds
     return None
 
 
-def expected_error(parts: Parts, priors: tuple[Prior | None, Prior | None], seeds: int) -> tuple[float, float]:
-    """Standard error and degrees of freedom to be expected of that many seeds, if arms spread as they did."""
-    spread = [np.var(scores, ddof=1) for scores in (parts.scores_from, parts.scores_to)]
+def spread_of(parts: Parts, priors: tuple[Prior | None, Prior | None]) -> Spread:
+    """How both arms spread, for what further seeds will find; each needs two seeds."""
+    scores = (parts.scores_from, parts.scores_to)
+    variances = [np.var(of_arm, ddof=1) for of_arm in scores]
     moderated = [
-        prior.moderate(v, len(scores) - 1)[0] if prior else v
-        for v, prior, scores in zip(spread, priors, (parts.scores_from, parts.scores_to), strict=True)
+        prior.moderate(variance, len(of_arm) - 1)[0] if prior else variance
+        for variance, prior, of_arm in zip(variances, priors, scores, strict=True)
     ]
-    residual = parts.residual_variance * parts.seeds / seeds
-    images = max(parts.image_variance - parts.residual_variance, 0) + residual
-    variance = sum(moderated) / seeds + images - residual
-    uncertain = sum((v / seeds) ** 2 / (seeds - 1) for v in moderated) + images**2 / max(parts.clusters - 1, 1)
-    return float(np.sqrt(variance)), variance**2 / uncertain if uncertain else float("inf")
-
-
-def resolvable(parts: Parts, seeds: int) -> float:
-    """The true difference, in points, that so many seeds find in 80% of studies."""
-    se, df = expected_error(parts, (None, None), seeds)
-    return float((stdtrit(df, (1 + CONFIDENCE) / 2) + stdtrit(df, POWER)) * se)
+    residual = parts.residual_variance / sum(1 / len(of_arm) for of_arm in scores)
+    images = max(parts.image_variance - parts.residual_variance, 0)
+    return Spread(float(np.mean(moderated)), images, residual, parts.clusters)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

@@ -155,8 +155,8 @@ def _differences(study: Study) -> dict[str, str]:
     """`dataset/backbone` -> what its page says: every difference with its interval and verdict; empty before that."""
     if not (study.results / COMPARISON).is_file():
         return {}
-    # Seconds to import, which every training that logs live would pay.
-    from noah.report.comparison import read_comparison
+    # A second to import, which every training that logs live would pay.
+    from noah.report.comparison_table import read_comparison
     from noah.report.tables import delta, verdict_cell
 
     comparison = read_comparison(study)
