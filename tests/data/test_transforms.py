@@ -176,3 +176,20 @@ def test_a_recipes_own_mean_and_deviation_replace_the_datasets(recipe, tiny):
     assert normalize(ends, halves, tiny)[0, :, 0].tolist() == [[-1, 1]] * 3
     (augment,) = [step for step in train_transform(halves, tiny).transforms if hasattr(step, "ops")]
     assert {operation.kwargs["fillcolor"] for operation in augment.ops} == {(128, 128, 128)}
+
+
+@pytest.mark.parametrize("pad_px", [0, 2, 5])
+@pytest.mark.parametrize("side", [16, 24])
+def test_a_padded_crop_has_the_pixels_and_the_draws_of_torchvisions(recipe, tiny, pad_px, side):
+    changes = {"crop": "pad", "pad_px": pad_px, "flip": False, "color_jitter": 0.0, "rand_augment": None}
+    ours = train_transform(recipe.model_copy(update=changes), tiny)
+    size, bicubic = tiny.image_size, v2.InterpolationMode.BICUBIC
+    theirs = v2.Compose([v2.Resize(size, bicubic), v2.CenterCrop(size), v2.RandomCrop(size, padding=pad_px)])
+    image = torch.randint(256, (3, side, side), dtype=torch.uint8)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        one, after_one = ours(image), torch.rand(1)
+        torch.manual_seed(seed)
+        other, after_other = theirs(image), torch.rand(1)
+        assert torch.equal(one, other)
+        assert after_one == after_other

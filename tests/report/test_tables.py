@@ -193,7 +193,7 @@ def test_a_study_of_one_seed_says_in_its_notes_that_there_is_no_interval(workdir
     write_everything(study)
     collected_and_compared(study)
     text = notes(study)
-    assert "One seed: no interval" in text
+    assert "without intervals" in text
     assert "95%" not in text.split("ahead, behind")[0]
     assert {row["verdict"] for of in lines(study).values() for row in of.values()} == {"—", "1 seed"}
 

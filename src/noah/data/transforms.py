@@ -41,7 +41,7 @@ def train_transform(recipe: Recipe, dataset: Dataset, epoch: int | None = None) 
     size = recipe.train_size(recipe.epochs if epoch is None else epoch, dataset.image_size)
     crops = {
         "random_resized": lambda mode: [_random_resized_crop(size, recipe, mode)],
-        "pad": lambda mode: [*_fit(size, size, mode), v2.RandomCrop(size, padding=recipe.pad_px)],
+        "pad": lambda mode: [*_fit(size, size, mode), _pad_crop(size, recipe.pad_px)],
         "none": lambda mode: _fit(size, size, mode),
     }
     choices = [crops[recipe.crop](mode) for mode in INTERPOLATIONS[recipe.interpolation]]
@@ -79,8 +79,23 @@ def normalize(images: torch.Tensor, recipe: Recipe, dataset: Dataset) -> torch.T
     return images.float().div_(255).sub_(mean).div_(std)
 
 
-def _fit(short_side: int, size: int, mode: InterpolationMode) -> list:
-    return [v2.Resize(short_side, mode), v2.CenterCrop(size)]
+def _fit(short_side: int, size: int, mode: InterpolationMode) -> list[Transform]:
+    """To a square of `size` pixels; an image that is one already is left alone."""
+    fit = v2.Compose([v2.Resize(short_side, mode), v2.CenterCrop(size)])
+    fits = (size, size) if short_side == size else None
+    return [lambda image: image if tuple(image.shape[-2:]) == fits else fit(image)]
+
+
+def _pad_crop(size: int, pad_px: int) -> Transform:
+    """As torchvision's RandomCrop with padding, pixels and draws; called as a module, that takes four times as long on
+    small images to ask what they are."""
+
+    def cropped(image: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(image, [pad_px] * 4)
+        top, left = (int(torch.randint(0, 2 * pad_px + 1, ())) if pad_px else 0 for _ in range(2))
+        return padded[:, top : top + size, left : left + size]
+
+    return cropped
 
 
 def _random_resized_crop(size: int, recipe: Recipe, mode: InterpolationMode) -> Transform:

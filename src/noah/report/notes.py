@@ -40,7 +40,7 @@ def notes(study: Study, comparison: pd.DataFrame, arms: pd.DataFrame, fairness: 
     pairs = comparison[comparison["kind"] == "pair"]
     sentences = [_scores(study, fairness)]
     if pairs["delta"].notna().any():
-        sentences += [_intervals(pairs), _verdicts(study, pairs)]
+        sentences += [_intervals(pairs), _verdicts(study, pairs) if pairs["low"].notna().any() else ""]
     sentences += [_marks(arms, pairs), *study.spec.notes]
     if fairness["missing"]:
         listed = _some(f"{key} ({reason})" for key, reason in fairness["missing"].items())
@@ -89,7 +89,7 @@ def _scores(study: Study, fairness: dict) -> str:
 def _intervals(pairs: pd.DataFrame) -> str:
     known = pairs[pairs["low"].notna()]
     if known.empty:
-        return "Δ in points. One seed: no interval, for nothing says how far another training would be from this one."
+        return "Δ in points, without intervals: these take two seeds, and test images from two sources."
     images = "test images"
     clustered = known[known["clustered"].fillna(False).astype(bool)]
     if len(clustered):
@@ -105,7 +105,8 @@ def _verdicts(study: Study, pairs: pd.DataFrame) -> str:
     undeclared = " In brackets: not declared by the study." if (~pairs["declared"].astype(bool)).any() else ""
     return (
         f"ahead, behind: the interval excludes 0 (*: not by Holm's p over the {family} declared differences). {equal}"
-        "? N seeds: undecided; a difference as large as the measured one takes N seeds (80% power), or more images."
+        "? N seeds: undecided; N seeds would decide a difference of the measured size (80% power); ? images: only more "
+        "test images would."
         f"{undeclared} Fewer than {SEEDS_FOR_A_VERDICT} seeds: no verdict."
     )
 

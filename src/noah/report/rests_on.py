@@ -53,8 +53,8 @@ def _arms(study: Study, fairness: dict) -> list[str]:
             sentences.append(f"Init of the head, {arm}: {clauses}.")
     for pair in study.spec.compare:
         known = [c for c in fairness["comparisons"] if (c["from"], c["to"]) == pair and c["known"]]
-        clauses = _grouped((c["backbone"], text) for c in known if (text := _decay(c["differences"])))
-        if clauses:
+        clauses = _grouped((c["backbone"], _decay(c["differences"]) or "the same tensors") for c in known)
+        if clauses not in ("", "the same tensors"):
             sentences.append(f"Weight decay, {pair[0]} → {pair[1]}: {clauses}.")
     return sentences
 

@@ -90,6 +90,7 @@ def overall(differences: Sequence[Difference]) -> Overall | None:
         return None
     effects, variances = (np.array([getattr(one, name) for one in known]) for name in ("delta", "se"))
     found = combine_effects(effects, variances**2, method_re="iterated", use_t=True)
-    se = float(found.sd_eff_w_re * np.sqrt(found.scale_hksj_re))
+    # Backbones that agree by chance would leave no doubt: never less than the weights' own error (Röver et al. 2015).
+    se = float(found.sd_eff_w_re * np.sqrt(max(found.scale_hksj_re, 1.0)))
     mean = Difference(float(found.mean_effect_re), se, len(known) - 1.0, np.nan, np.nan, np.nan)
     return Overall(mean.delta, *mean.interval(), mean.p, float(np.sqrt(found.tau2)))
