@@ -1,7 +1,8 @@
 """Which interval covers what it says: simulated studies whose truth is known, every estimator on the same data.
 
-    python benchmarks/coverage.py                     all cells, about half an hour on 2 cores; fills docs/statistics.md
-    python benchmarks/coverage.py --repeats 100 --only "3 seeds"      a look, printed alone
+    python benchmarks/coverage.py                               all cells; fills docs/statistics.md and statistics.json
+    python benchmarks/coverage.py --only "300 digits"           cells of that name, in place of their earlier numbers
+    python benchmarks/coverage.py --repeats 100 --only "3 seeds" --out /dev/null                   a look, printed alone
 
 An image has a difficulty that both arms share, one of each arm's own, and noise; a training has an effect. A prediction
 is right where their sum with the arm's skill is above 0 (multi-label: the sum is the score). Seeds are fixed: the same
@@ -46,6 +47,8 @@ class Cell:
     """Points of top-1 (mAP: hundredths of a standard deviation of the scores), of either arm over seeds."""
     rows_differ: float = 0.0
     """Standard deviation of the logarithm of a row's spread."""
+    noisy: float = 1.0
+    """How many times as much as the others the first row spreads; if not once, it alone is looked at."""
     tail: str = "normal"
     """Of the seeds' effects: normal, t3, or collapse (15% of the runs lose a standard deviation of difficulty)."""
     seeds_alike: float = 0.0
@@ -106,6 +109,9 @@ def cells() -> list[Cell]:
                 replace(cell, name=f"{seeds} seeds, {rows} rows, {kind}", seeds=seeds, rows=rows, images=images)
                 for kind, cell in studies.items()
             ]
+        for rows, images in ((8, 1000), (26, 500)):
+            name = f"{seeds} seeds, {rows} rows, the one of 4 times the spread"
+            made.append(Cell(name, seeds, images, rows, spread=(0.5, 0.5), noisy=4.0))
     for seeds in (3, 5):
         made += [replace(cell, name=f"{seeds} seeds, {kind}", seeds=seeds) for kind, cell in clustered.items()]
     return made
@@ -124,6 +130,7 @@ def effects(cell: Cell, rng: np.random.Generator, rows: int) -> np.ndarray:
         [np.sqrt(cell.seeds_alike) * common + np.sqrt(1 - cell.seeds_alike) * own(shape) for _ in (0, 1)], 1
     )
     of_row = np.exp(cell.rows_differ * rng.standard_normal((rows, 1, 1)))
+    of_row[0] *= cell.noisy
     drawn *= np.array(cell.spread)[:, None] * cell.slope * of_row
     if cell.tail == "collapse":
         drawn -= rng.random(drawn.shape) < 0.15
@@ -187,10 +194,14 @@ def simulate(cell: Cell, repeats: int) -> dict:
         values = [row(cell, rng, u[number], members) for number in range(cell.rows)]
         parts = [stats.measure(*of_row, shared) for of_row in values]
         widths = half_widths(parts)
+        if members:  # 0.1 took images as independent
+            widths["before"] = np.array([before(stats.measure(*of_row), None) for of_row in values])
         if members and cell.objects > 1:
             widths["pigeonhole"] = np.array([pigeonhole(cell, rng, values[0], members, parts[0])])
-        error = np.array([one.delta for one in parts[:LOOKED_AT]]) - true
-        for name, width in widths.items():
+        looked_at = slice(1 if cell.noisy != 1 else LOOKED_AT)
+        error = np.array([one.delta for one in parts[looked_at]]) - true
+        for name, of_rows in widths.items():
+            width = of_rows[looked_at]
             found.setdefault(name, []).append(
                 ((np.abs(error) <= width).mean(), width.mean(), (np.abs(error + true) > width).mean())
             )
@@ -199,7 +210,7 @@ def simulate(cell: Cell, repeats: int) -> dict:
 
 def summary(cell: Cell, found: list[tuple]) -> dict:
     covered, width, excludes_0 = np.array(found).T
-    if cell.rows == 1:
+    if cell.rows == 1 or cell.noisy != 1:
         interval = binomtest(int(covered.sum()), len(covered)).proportion_ci(0.99)
     else:
         error = norm.ppf(0.995) * covered.std(ddof=1) / np.sqrt(len(covered))
@@ -214,8 +225,8 @@ def summary(cell: Cell, found: list[tuple]) -> dict:
 
 def half_widths(parts: list[stats.Parts]) -> dict[str, np.ndarray]:
     """95% half-widths of the first rows, by estimator; "…, moderated" learns the spread over seeds from all rows."""
-    arms = tuple(fit_prior([getattr(one, name) for one in parts]) for name in ("scores_from", "scores_to"))
-    paired = fit_prior([np.subtract(one.scores_to, one.scores_from) for one in parts])
+    arms = tuple(fit_prior([getattr(one, name) for one in parts], 3) for name in ("scores_from", "scores_to"))
+    paired = fit_prior([np.subtract(one.scores_to, one.scores_from) for one in parts], 3)
     parts = parts[:LOOKED_AT]
     rules = {"before": before, "Welch beside images": welch_beside_images, "MRMC, Hillis": hillis}
     made = {}
@@ -315,7 +326,7 @@ def passes(found: dict) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=2000)
-    parser.add_argument("--only", default="", help="cells whose name contains this; nothing is written")
+    parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/statistics.md"))
     arguments = parser.parse_args()
@@ -323,16 +334,20 @@ def main() -> None:
     wanted.sort(key=lambda cell: -cell.rows * cell.seeds * cell.images)  # the long ones first
     with ProcessPoolExecutor(arguments.workers) as pool:
         results = list(pool.map(simulate, wanted, [arguments.repeats] * len(wanted)))
-    order = [cell.name for cell in cells()]
-    results.sort(key=lambda result: order.index(result["cell"]["name"]))
-    table = markdown(results)
-    print(table)
-    if arguments.only:
-        return
-    page = arguments.out.read_text(encoding="utf-8")
-    head, rest = page.split(MARKS[0])
-    arguments.out.write_text(f"{head}{MARKS[0]}\n{table}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
-    arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(markdown(results))
+    if arguments.out.suffix == ".md":
+        write(arguments.out, results)
+
+
+def write(page: Path, results: list[dict]) -> None:
+    """The table between its marks, and all numbers beside it; cells that were not run keep theirs."""
+    numbers = page.with_suffix(".json")
+    earlier = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else []
+    by_name = {result["cell"]["name"]: result for result in (*earlier, *results)}
+    kept = [by_name[cell.name] for cell in cells() if cell.name in by_name]
+    head, rest = page.read_text(encoding="utf-8").split(MARKS[0])
+    page.write_text(f"{head}{MARKS[0]}\n{markdown(kept)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
+    numbers.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,14 @@ def test_one_seed_has_no_spread(finished):
         shutil.rmtree(finished.folder(MOBILE, "noah", seed))
     found = arm(finished.study, MOBILE, "noah")
     assert pd.isna(found.top1_sd)
-    assert found.top1_mean == found.top1_iqm == pytest.approx(finished.values(MOBILE, "noah", (2,)).mean())
+    assert found.top1_mean == pytest.approx(finished.values(MOBILE, "noah", (2,)).mean())
+    assert found.top1_iqm == pytest.approx(found.top1_mean)
+
+
+def test_the_middle_half_of_three_runs_is_not_their_mean(finished):
+    rescore(finished, "noah", [0.7, 0.72, 0.2])
+    low, middle, high = np.sort([100 * finished.right[MOBILE, "noah", seed].mean() for seed in range(3)])
+    assert arm(finished.study, MOBILE, "noah").top1_iqm == pytest.approx((low + 4 * middle + high) / 6)
 
 
 def test_costs_that_were_not_measured_are_missing_alone(finished):

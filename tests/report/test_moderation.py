@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from noah.report.moderation import Prior, fit_prior
+from noah.report.moderation import BACKBONES, Prior, fit_prior
 
 
 def spreads(count: int, seeds: int, df: float, variance: float, seed: int = 0) -> list[np.ndarray]:
@@ -26,16 +26,17 @@ def test_backbones_may_have_different_numbers_of_seeds():
     assert (prior.variance, prior.df) == (pytest.approx(2.5, rel=0.05), pytest.approx(8, rel=0.2))
 
 
-def test_fewer_than_three_backbones_teach_nothing_of_a_third():
-    samples = spreads(3, 5, 8.0, 2.5)
+def test_fewer_than_eight_backbones_teach_nothing_of_each_other():
+    samples = spreads(BACKBONES, 5, 8.0, 2.5)
+    assert BACKBONES == 8
     assert fit_prior(samples) is not None
-    assert fit_prior(samples[:2]) is None
-    assert fit_prior([*samples[:2], samples[2][:1]]) is None, "one seed has no spread"
-    assert fit_prior([[70.0, 70.0]] * 5) is None, "an arm that never spreads has no prior"
+    assert fit_prior(samples[:-1]) is None
+    assert fit_prior([*samples[:-1], samples[-1][:1]]) is None, "one seed has no spread"
+    assert fit_prior([[70.0, 70.0]] * 9) is None, "an arm that never spreads has no prior"
 
 
 def test_a_spread_that_is_the_same_everywhere_is_known_as_well_as_all_backbones_together():
-    prior = fit_prior([[mean - 1, mean, mean + 1] for mean in (60.0, 65.0, 70.0, 75.0)])
+    prior = fit_prior([[mean - 1, mean, mean + 1] for mean in (60.0, 65.0, 70.0, 75.0)], 4)
     assert (prior.df, prior.total_df) == (np.inf, 8)
     assert prior.moderate(100.0, 2) == (prior.variance, 8)
     alike = fit_prior(spreads(1000, 5, np.inf, 2.5))
@@ -44,7 +45,7 @@ def test_a_spread_that_is_the_same_everywhere_is_known_as_well_as_all_backbones_
 
 
 def test_a_backbone_whose_seeds_agree_by_rounding_leaves_the_prior_finite():
-    prior = fit_prior([[70.0, 70.0, 70.0], [60.0, 61.0, 62.0], [50.0, 53.0, 51.0], [55.0, 56.5, 58.0]])
+    prior = fit_prior([[70.0, 70.0, 70.0], [60.0, 61.0, 62.0], [50.0, 53.0, 51.0], [55.0, 56.5, 58.0]], 4)
     assert 0 < prior.variance < 10
     assert 0 < prior.df < np.inf
 

@@ -89,8 +89,10 @@ PAIR = {
         ({"declared": False, "p_holm": np.nan, "verdict": "undecided", "seeds_needed": 7}, "(? 7 seeds)"),
         ({"verdict": pd.NA, "p_holm": np.nan}, "2 seeds"),
         ({"verdict": pd.NA, "p_holm": np.nan, "seeds_to": "4"}, "1 seed"),
-        ({"verdict": pd.NA, "seeds_to": "0;1;2", "images": 1}, "1 image"),
-        ({"verdict": pd.NA, "seeds_to": "0;1;2", "images": 400}, "1 source"),
+        ({"verdict": pd.NA, "seeds_to": "0;1;2", "images": 1, "clustered": False}, "1 image"),
+        ({"verdict": pd.NA, "seeds_to": "0;1;2", "images": 400, "clustered": True, "clusters": 1.1}, "1 source"),
+        ({"verdict": pd.NA, "seeds_to": "0;1;2", "images": 400, "clustered": True, "clusters": 2.0}, "2 sources"),
+        ({"seeds_needed": 101, "verdict": "undecided"}, "? >100 seeds"),
         ({"delta": np.nan, "verdict": pd.NA}, "missing"),
     ],
 )

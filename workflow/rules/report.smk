@@ -1,7 +1,7 @@
 """All runs -> one long table -> comparison -> tables, figures, MLflow. Rules of seconds: an edit of their code reruns them."""
 
 COMPARISON_CODE = [
-    *("clusters", "comparison", "comparison_table", "moderation", "power", "pseudo_values", "published", "records"),
+    *("clusters", "collect", "comparison", "comparison_table", "moderation", "power", "pseudo_values", "published", "records"),
     *("rows", "sharing", "stats", "verdicts"),
 ]
 

@@ -81,6 +81,8 @@ def table(
     from noah.report.tables import publish as publish_tables
     from noah.report.tables import table_for_terminal, write_tables
 
+    if (publish and (show or against)) or (notes and not show):
+        raise ValueError("noah table: --publish stands alone, and --notes goes with --show")
     loaded = load_study(study, scale)
     if show or against:
         if show:

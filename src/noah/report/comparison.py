@@ -35,7 +35,7 @@ def compare(study: Study) -> Path:
     entries: list[dict] = []
     measured: dict[tuple, tuple[Row, Parts]] = {}
     for row in rows_of(study):
-        finished = {arm: scores.get((*row.name, arm), {}).get(row.score, {}) for arm in row.arms}
+        finished = {arm: _of_study(row, arm, scores).get(row.score, {}) for arm in row.arms}
         predicted = _predicted(study, row, finished)
         shared = sharing(predicted.clusters) if predicted else None
         for pair, declared in row.pairs(study).items():
@@ -47,7 +47,7 @@ def compare(study: Study) -> Path:
                 measured[*row.name, *pair] = row, measure(*arms, shared, seeds)
                 entry |= {"clustered": shared is not None, "chance": predicted.chance}
                 entry |= _mcnemar(row, predicted, pair)
-                minival = [scores[*row.name, arm].get(f"minival_{row.score}", {}) for arm in pair]
+                minival = [_of_study(row, arm, scores).get(f"minival_{row.score}", {}) for arm in pair]
                 entry["minival_delta"] = _delta(minival)
             entries.append(entry)
     _conclude(study, entries, measured)
@@ -66,6 +66,12 @@ def _finished(study: Study) -> dict[tuple, dict[str, dict[int, float]]]:
         name = (entry.dataset, entry.recipe, entry.backbone, entry.arm)
         found.setdefault(name, {}).setdefault(entry.metric, {})[int(entry.seed)] = entry.value
     return found
+
+
+def _of_study(row: Row, arm: str, scores: dict[tuple, dict[str, dict[int, float]]]) -> dict[str, dict[int, float]]:
+    """Metric -> seed -> value, of the seeds that the study has now: it may have lost some since it was collected."""
+    metrics = scores.get((*row.name, arm), {})
+    return {metric: {s: v for s, v in of.items() if s in row.arms[arm]} for metric, of in metrics.items()}
 
 
 def _predicted(study: Study, row: Row, finished: dict[str, dict[int, float]]) -> Predicted | None:
@@ -114,7 +120,7 @@ def _delta(arms: list[dict[int, float]]) -> float | None:
 def _conclude(study: Study, entries: list[dict], measured: dict[tuple, tuple[Row, Parts]]) -> None:
     """Fill in intervals and verdicts, and append what holds over all backbones of a section."""
     priors = _priors(study, measured)
-    known, differences = [], {}
+    differences: dict[tuple, list] = {}
     for entry in entries:
         pair = entry["from"], entry["to"]
         name = (entry["dataset"], entry["recipe"], entry["backbone"], *pair)
@@ -124,11 +130,12 @@ def _conclude(study: Study, entries: list[dict], measured: dict[tuple, tuple[Row
         prior = tuple(priors.get((section(study, row), arm)) for arm in pair)
         difference = conclude(parts, prior)
         entry |= _concluded(study, parts, prior, difference)
-        known.append(entry)
         differences.setdefault((section(study, row), pair), []).append((entry, difference))
-    declared = [entry for entry in known if entry["declared"]]
-    for entry, adjusted in zip(declared, holm([entry["p"] for entry in declared]), strict=True):
-        entry["p_holm"] = adjusted
+    # All that the study declares: what is missing yet, or has no p, may still come out as nothing.
+    declared = [entry for entry in entries if entry["declared"]]
+    p = [entry.get("p", np.nan) for entry in declared]
+    for entry, own, adjusted in zip(declared, p, holm(np.nan_to_num(p, nan=1.0)), strict=True):
+        entry["p_holm"] = np.nan if np.isnan(own) else adjusted
     for (_, pair), found in differences.items():
         entries += _over_backbones(pair, found)
 

@@ -8,8 +8,10 @@ import pyarrow as pa
 from noah.config import Study
 from noah.files import read_parquet, reading
 from noah.report.collect import COLUMNS as LONG_COLUMNS
+from noah.report.rows import rows_of
 
 FILE = "comparison.parquet"
+NAME = ["dataset", "recipe", "backbone", "from", "to"]
 COLUMNS = {
     "kind": "string",
     "dataset": "string",
@@ -57,8 +59,20 @@ COLUMNS = {
 
 
 def read_comparison(study: Study) -> pd.DataFrame:
-    """What `compare` wrote; ValueError where it did not, or where it is another table."""
-    return _read_table(study.results / FILE, COLUMNS, "noah compare")
+    """What `compare` wrote; ValueError where it did not, where it is another table, or of another form of the study."""
+    path = study.results / FILE
+    comparison = _read_table(path, COLUMNS, "noah compare")
+    pairs = comparison[comparison["kind"] == "pair"]
+    found = {(*pair[NAME],): (pair["declared"], pair["seeds_expected"]) for _, pair in pairs.iterrows()}
+    expected = {
+        (*row.name, *pair): (declared, ";".join(str(s) for s in row.arms[pair[0]] if s in row.arms[pair[1]]))
+        for row in rows_of(study)
+        for pair, declared in row.pairs(study).items()
+    }
+    margins = set(pairs["margin"].dropna()) - {study.spec.margin}
+    if found != expected or margins:
+        raise ValueError(f"{path}: of another form of {study.path}, expected its arms, seeds and margin: compare again")
+    return comparison
 
 
 def read_long(study: Study) -> pd.DataFrame:

@@ -160,7 +160,7 @@ def _difference_curve(ax: Axes, one: pd.DataFrame, other: pd.DataFrame, place: i
     delta = other.mean(axis=1) - one.mean(axis=1)
     style = _style(place)
     ax.plot(epochs, delta, **{**style, "marker": style["marker"] if len(epochs) == 1 else None})
-    parts = [table.var(axis=1, ddof=1) / table.shape[1] for table in (one, other)]
+    parts = [table.var(axis=1, ddof=1) / table.count(axis=1) for table in (one, other)]
     if min(one.shape[1], other.shape[1]) > 1:
         v = sum(parts)
         df = v**2 / sum(part**2 / (table.shape[1] - 1) for part, table in zip(parts, (one, other), strict=True))

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import digamma, polygamma
 
+BACKBONES = 8
+"""From which on there is enough to learn from: a backbone that is noisier than the rest pays for it with coverage
+(docs/statistics.md), and with few others there is less to gain."""
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -25,19 +29,20 @@ class Prior:
         return moderated, min(self.df + df, self.total_df)
 
 
-def fit_prior(samples: Sequence[Sequence[float]]) -> Prior | None:
+def fit_prior(samples: Sequence[Sequence[float]], least: int = BACKBONES) -> Prior | None:
     """The prior of an arm's spread over seeds, from its scores on all backbones (Smyth 2004, section 6.2).
 
     Args:
         samples: For each backbone the arm's scores, one per seed; those of one seed say nothing.
+        least: How many backbones it takes.
 
     Returns:
-        None with fewer than three backbones: there is nothing to learn from.
+        None with fewer than `least` backbones.
     """
     samples = [sample for sample in samples if len(sample) > 1]
     variances = np.array([np.var(sample, ddof=1) for sample in samples])
     df = np.array([len(sample) - 1.0 for sample in samples])
-    if len(samples) < 3 or not (variances > 0).any():
+    if len(samples) < least or not (variances > 0).any():
         return None
     # As in limma: an arm without any spread is a matter of rounding.
     variances = np.maximum(variances, 1e-5 * np.median(variances[variances > 0]))

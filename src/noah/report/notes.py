@@ -89,17 +89,17 @@ def _scores(study: Study, fairness: dict) -> str:
 def _intervals(pairs: pd.DataFrame) -> str:
     known = pairs[pairs["low"].notna()]
     if known.empty:
-        return "Δ in points, without intervals: these take two seeds, and test images from two sources."
+        return "Δ in points, without intervals: these take two seeds, and test images from three sources."
     images = "test images"
     clustered = known[known["clustered"].fillna(False).astype(bool)]
     if len(clustered):
         sources = " or ".join(dict.fromkeys(f"{n:,.0f}" for n in clustered["clusters"]))
-        images += f", those that share a source counted together (as good as {sources} independent ones)"
+        images += f", those that share a source counted together (at least as good as {sources} independent ones)"
     return f"Δ in points [95% interval over trainings and {images}]."
 
 
 def _verdicts(study: Study, pairs: pd.DataFrame) -> str:
-    family = int(pairs["p_holm"].notna().sum())
+    family = int(pairs["declared"].sum())
     margin = study.spec.margin
     equal = f"equal: the 90% interval lies within ±{margin:g}. " if margin else ""
     undeclared = " In brackets: not declared by the study." if (~pairs["declared"].astype(bool)).any() else ""
@@ -116,7 +116,7 @@ def _marks(arms: pd.DataFrame, pairs: pd.DataFrame) -> str:
     if pairs["published_delta"].notna().any():
         sentences.append(f"paper: Δ published for {PUBLISHED_ON}, not measured here.")
     if arms["collapsed"].any():
-        sentences.append("IQM: interquartile mean, where a run lies 10 points or more under its arm's median.")
+        sentences.append("IQM: interquartile mean, where a run lies more than 10 points under its arm's median.")
     sentences.append("†: no better than a guess." if arms["at_chance"].any() else "")
     sentences.append("(k/S): k of S seeds finished." if (arms["status"] == "partial").any() else "")
     return " ".join(filter(None, sentences))

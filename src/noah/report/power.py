@@ -9,6 +9,8 @@ from noah.report.stats import CONFIDENCE, SEEDS_FOR_A_VERDICT
 
 POWER = 0.8
 """Share of studies that are to find a difference."""
+MOST_SEEDS = 100
+"""Beyond which a number of seeds is no advice."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,19 @@ def expected_error(spread: Spread, seeds: int) -> tuple[float, float]:
     return math.sqrt(variance), squared / uncertain if uncertain else math.inf
 
 
-def finds(difference: float, spread: Spread, seeds: int, confidence: float = CONFIDENCE) -> bool:
-    """Whether 80% of studies find that true difference, in points: whether their two-sided interval excludes 0."""
+def finds(difference: float, spread: Spread, seeds: int) -> bool:
+    """Whether 80% of studies find that true difference, in points: whether their 95% interval excludes 0."""
     se, df = expected_error(spread, seeds)
-    return bool(difference > (stdtrit(df, (1 + confidence) / 2) + stdtrit(df, POWER)) * se)
+    return bool(difference > (stdtrit(df, (1 + CONFIDENCE) / 2) + stdtrit(df, POWER)) * se)
+
+
+def shows_equal(difference: float, margin: float, spread: Spread, seeds: int) -> bool:
+    """Whether 80% of studies find the 90% interval of that true difference within the margin, all in points.
+
+    Near 0 either end may be the one that fails, so that each gets half of the 20%.
+    """
+    se, df = expected_error(spread, seeds)
+    return bool(margin - difference > (stdtrit(df, CONFIDENCE) + stdtrit(df, (1 + POWER) / 2)) * se)
 
 
 def resolvable(spread: Spread, seeds: int) -> float:

@@ -39,7 +39,7 @@ def read_predicted(score: str, files: dict[str, dict[int, Path]]) -> Predicted:
         ValueError: A file is missing or broken, or has other keys or labels than the first: they are not of the same
             images.
     """
-    reference = first = None
+    reference = first = named = clusters = None
     values: dict[str, list[np.ndarray]] = {}
     for arm, of_seed in files.items():
         for path in of_seed.values():
@@ -47,9 +47,13 @@ def read_predicted(score: str, files: dict[str, dict[int, Path]]) -> Predicted:
             if reference is None:
                 reference, first = records, path
             _expect_same(path, records, first, reference)
+            found = read_clusters(path)
+            if clusters is None:
+                named, clusters = path, found
+            elif found is not None and not found.loc[clusters.index].equals(clusters):
+                raise ValueError(f"{path}: other clusters than in {named}, expected the same sources of every image")
             with reading(path):
                 values.setdefault(arm, []).append(_MEASURES[score](records))
-    clusters = read_clusters(first)
     return Predicted(
         {arm: list(of_seed) for arm, of_seed in files.items() if of_seed},
         {arm: np.stack(of_seed) for arm, of_seed in values.items()},
@@ -75,6 +79,8 @@ def _read(path: Path, score: str) -> pd.DataFrame:
 
 
 def _expect_same(path: Path, records: pd.DataFrame, first: Path, reference: pd.DataFrame) -> None:
+    if not records.index.is_unique:
+        raise ValueError(f"{path}: key '{records.index[records.index.duplicated()][0]}' is recorded more than once")
     if not records.index.equals(reference.index):
         odd = records.index.symmetric_difference(reference.index)
         example = f", for example '{odd[0]}' is in one only" if len(odd) else ""

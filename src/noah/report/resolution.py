@@ -69,7 +69,9 @@ def foresee(study: Study) -> pd.DataFrame:
     images = {name: count_test_images(dataset) for name, dataset in study.datasets.items()}
     for row in rows_of(study):
         for pair in (pair for pair, declared in row.pairs(study).items() if declared):
-            basis, spread = _find(earlier, row, pair, images[row.dataset])
+            # More scenes of the same raw images are no more independent ones.
+            composed = study.datasets[row.dataset].splits["test"].source_images is not None
+            basis, spread = _find(earlier, row, pair, None if composed else images[row.dataset])
             if spread is None and images[row.dataset]:
                 spread = default_spread(_independent(study.datasets[row.dataset], images[row.dataset]))
             points = (resolvable(spread, seeds), floor(spread)) if spread else (math.nan, math.nan)

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_matrix
 
+MOST_PAIRS = 200_000_000
+"""3 GB in memory."""
+
 
 class Sharing:
     """Which images share a source.
@@ -26,6 +29,12 @@ class Sharing:
             self._of_source, self._pairs = members.T.tocsr(), None
             number = (np.bincount(columns) ** 2).sum()
         else:
+            pairs = int((np.asarray(members.sum(axis=0)) ** 2).sum())
+            if pairs > MOST_PAIRS:
+                raise ValueError(
+                    f"clusters: {pairs:,} pairs of images share a source, expected at most {MOST_PAIRS:,} where images "
+                    "have several sources"
+                )
             self._of_source, self._pairs = None, ((members @ members.T) > 0).astype(np.float64)
             number = self._pairs.sum()
         self.effective = float(len(clusters) ** 2 / number)
@@ -39,5 +48,5 @@ class Sharing:
 
 
 def sharing(clusters: Sequence[Sequence[str]] | None) -> Sharing | None:
-    """None where no two images share anything."""
+    """None where the images name no sources."""
     return None if clusters is None else Sharing(clusters)

@@ -21,7 +21,9 @@ from noah.report.sharing import Sharing
 
 CONFIDENCE = 0.95
 SEEDS_FOR_A_VERDICT = 3
-"""With fewer, no estimator covers what it says (docs/statistics.md)."""
+"""With two, intervals are too short where arms spread unequally (docs/statistics.md)."""
+SOURCES_FOR_AN_INTERVAL = 3
+"""Effective number of independent test images below which nothing is known of other images."""
 INDEPENDENCE = 9
 """How many seeds' worth of belief the prior has that arms of one seed are no more alike than others: their covariance,
 which few seeds cannot measure, is shrunk by (S - 1) / (S - 1 + INDEPENDENCE). Nearly independent is what they are
@@ -106,7 +108,7 @@ def measure(
     scores = [values.mean(axis=1) for values in arms]
     of_image = [values.mean(axis=0) for values in arms]
     residual = sum(
-        sum(_mean_variance(row - mean, shared) for row in values) / (len(values) * (len(values) - 1))
+        sum(_mean_variance(row - mean, shared, least=0.0) for row in values) / (len(values) * (len(values) - 1))
         for values, mean in zip(arms, of_image, strict=True)
         if len(values) > 1
     )
@@ -125,9 +127,9 @@ def measure(
     )
 
 
-def _mean_variance(values: np.ndarray, shared: Sharing | None) -> float:
+def _mean_variance(values: np.ndarray, shared: Sharing | None, least: float = 1.0) -> float:
     """Of the mean of (images,): images that share a source count together (Liang and Zeger 1986; images with several
-    sources: Aronow, Samii and Assenova 2015). Never less than if all were independent, but for one source in all."""
+    sources: Aronow, Samii and Assenova 2015). At least `least` times what it would be if all were independent."""
     images = len(values)
     if images < 2:
         return 0.0
@@ -136,7 +138,7 @@ def _mean_variance(values: np.ndarray, shared: Sharing | None) -> float:
     if shared is None:
         return independent
     together = shared.together(centred) / images**2 * shared.effective / max(shared.effective - 1, 1)
-    return max(together, independent)
+    return max(together, least * independent)
 
 
 def conclude(parts: Parts, priors: tuple[Prior | None, Prior | None] = (None, None)) -> Difference:
@@ -151,7 +153,7 @@ def conclude(parts: Parts, priors: tuple[Prior | None, Prior | None] = (None, No
     """
     spreads = []
     for scores, prior in zip((parts.scores_from, parts.scores_to), priors, strict=True):
-        if len(scores) < 2 or parts.clusters <= 1:
+        if len(scores) < 2 or parts.clusters < SOURCES_FOR_AN_INTERVAL:
             return Difference(parts.delta, np.nan, np.nan, np.nan, parts.image_variance, parts.residual_variance)
         variance, df = float(np.var(scores, ddof=1)), len(scores) - 1.0
         moderated, df = prior.moderate(variance, df) if prior else (variance, df)
@@ -184,7 +186,7 @@ def _covariance(parts: Parts, spreads: list[tuple]) -> float:
 def mcnemar_p(correct_from: np.ndarray, correct_to: np.ndarray) -> float:
     """Exact two-sided McNemar test on paired bool (images,) of one seed; 1.0 where the arms never disagree.
 
-    It takes both trainings as given: under a true null it falls below .05 far more often than in 5% of cases.
+    It takes both trainings as given, and says nothing of others.
     """
     gained = int((~correct_from & correct_to).sum())
     lost = int((correct_from & ~correct_to).sum())

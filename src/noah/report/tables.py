@@ -12,6 +12,7 @@ from noah.report.arms import arms_of, run_metrics
 from noah.report.collect import COST_METRICS
 from noah.report.comparison_table import read_comparison, read_long
 from noah.report.notes import differences_grid, notes
+from noah.report.power import MOST_SEEDS
 from noah.report.render import RENDERERS
 from noah.report.render_structure import Grid, Group, Table
 from noah.report.render_terminal import terminal
@@ -168,7 +169,9 @@ def delta(pair: pd.Series | None) -> str:
         return NONE
     if pd.isna(pair["delta"]):
         return MISSING
-    digits = 1 if pd.isna(pair["half_width"]) or pair["half_width"] >= 0.5 else 2
+    edges = [pair["low"], pair["high"]]
+    coarse = pd.isna(pair["half_width"]) or (pair["half_width"] >= 0.5 and min(map(abs, edges)) >= 0.05)
+    digits = 1 if coarse else 2
     text = f"{pair['delta']:+.{digits}f}"
     return text if pd.isna(pair["low"]) else f"{text} [{pair['low']:+.{digits}f}, {pair['high']:+.{digits}f}]"
 
@@ -180,11 +183,14 @@ def verdict_cell(pair: pd.Series) -> str:
     if pd.isna(pair["verdict"]):
         seeds = min(len(pair[name].split(";")) for name in ("seeds_from", "seeds_to"))
         if seeds >= SEEDS_FOR_A_VERDICT:
-            return "1 image" if pair["images"] == 1 else "1 source"
+            number, name = (pair["clusters"], "source") if pair["clustered"] else (pair["images"], "image")
+            return f"{number:.0f} {name}{'s' if number >= 1.5 else ''}"
         return f"{seeds} seed{'s' if seeds > 1 else ''}"
     text = pair["verdict"]
     if text == "undecided":
-        text = "? images" if pd.isna(pair["seeds_needed"]) else f"? {pair['seeds_needed']} seeds"
+        needed = pair["seeds_needed"]
+        most = f">{MOST_SEEDS}" if not pd.isna(needed) and needed > MOST_SEEDS else needed
+        text = "? images" if pd.isna(needed) else f"? {most} seeds"
     elif text != "equal" and pair["declared"] and pair["p_holm"] >= 1 - CONFIDENCE:
         text += "*"
     return text if pair["declared"] else f"({text})"

@@ -8,11 +8,9 @@ from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
 from noah.report.moderation import Prior
-from noah.report.power import Spread, finds
+from noah.report.power import MOST_SEEDS, Spread, finds, shows_equal
 from noah.report.stats import CONFIDENCE, SEEDS_FOR_A_VERDICT, Difference, Parts
 
-MOST_SEEDS = 100
-"""Beyond which a number of seeds is no advice."""
 VERDICTS = ("ahead", "behind", "equal", "undecided")
 
 
@@ -48,14 +46,15 @@ def verdict(difference: Difference, seeds: int, margin: float | None) -> str | N
 def seeds_needed(parts: Parts, priors: tuple[Prior | None, Prior | None], margin: float | None) -> int | None:
     """Seeds of each arm with which a true difference as large as this one would be decided in 80% of studies.
 
-    Decided: its 95% interval excludes 0, or its 90% interval lies within the margin. None: not with `MOST_SEEDS` of
-    them, for the test images alone leave too much open.
+    Decided: its 95% interval excludes 0, or its 90% interval lies within the margin. `MOST_SEEDS` + 1 stands for more
+    than are worth asking for; None: no number is enough, for the test images alone leave too much open.
     """
     spread, delta = spread_of(parts, priors), abs(parts.delta)
     for seeds in range(max(parts.seeds + 1, SEEDS_FOR_A_VERDICT), MOST_SEEDS + 1):
-        if finds(delta, spread, seeds) or (margin and finds(margin - delta, spread, seeds, 2 * CONFIDENCE - 1)):
+        if finds(delta, spread, seeds) or (margin and shows_equal(delta, margin, spread, seeds)):
             return seeds
-    return None
+    endless = 10**9
+    return MOST_SEEDS + 1 if finds(delta, spread, endless) else None
 
 
 def spread_of(parts: Parts, priors: tuple[Prior | None, Prior | None]) -> Spread:

@@ -162,7 +162,8 @@ def _differences(study: Study) -> dict[str, str]:
     comparison = read_comparison(study)
     lines: dict[str, list[str]] = {}
     for _, pair in comparison[comparison["kind"] == "pair"].iterrows():
-        text = f"- {pair['from']} → {pair['to']}: {delta(pair)} points, {verdict_cell(pair)}"
+        recipe = f" with {pair['recipe']}" if len(study.spec.recipes) > 1 else ""
+        text = f"- {pair['from']} → {pair['to']}{recipe}: {delta(pair)} points, {verdict_cell(pair)}"
         lines.setdefault(f"{pair['dataset']}/{pair['backbone']}", []).append(text)
     return {key: "\n".join(["Δ with its 95% interval:", *of_key]) for key, of_key in lines.items()}
 
