@@ -225,8 +225,8 @@ def summary(cell: Cell, found: list[tuple]) -> dict:
 
 def half_widths(parts: list[stats.Parts]) -> dict[str, np.ndarray]:
     """95% half-widths of the first rows, by estimator; "…, moderated" learns the spread over seeds from all rows."""
-    arms = tuple(fit_prior([getattr(one, name) for one in parts], 3) for name in ("scores_from", "scores_to"))
-    paired = fit_prior([np.subtract(one.scores_to, one.scores_from) for one in parts], 3)
+    arms = tuple(fit_prior([getattr(one, name) for one in parts]) for name in ("scores_from", "scores_to"))
+    paired = fit_prior([np.subtract(one.scores_to, one.scores_from) for one in parts])
     parts = parts[:LOOKED_AT]
     rules = {"before": before, "Welch beside images": welch_beside_images, "MRMC, Hillis": hillis}
     made = {}

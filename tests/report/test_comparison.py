@@ -1,7 +1,6 @@
 """comparison.parquet: every pair once, of the records of the runs that count."""
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,9 @@ from shown import collected_and_compared, pair_of
 
 from noah.config import load_study
 from noah.files import read_json, write_json, write_text
-from noah.report import comparison
 from noah.report.collect import collect
 from noah.report.comparison import compare
 from noah.report.comparison_table import COLUMNS, read_comparison, read_long
-from noah.report.moderation import fit_prior
 from noah.report.sharing import sharing
 from noah.report.stats import conclude, mcnemar_p, measure
 from noah.report.verdicts import holm, overall, verdict
@@ -186,27 +183,6 @@ def test_images_of_one_source_count_together_where_records_name_it(finished):
     assert found.clusters == pytest.approx(25)
     assert found.se == pytest.approx(conclude(parts).se)
     assert found.image_variance == pytest.approx(parts.image_variance)
-
-
-def test_enough_backbones_moderate_each_others_spread_and_fewer_leave_it_to_itself(workdir, monkeypatch):
-    with_third_backbone(workdir)
-    study = load_study("two")
-    right = write_everything(study)
-    assert collected_and_compared(study)[["prior_df_from", "prior_df_to"]].isna().all(axis=None)
-    monkeypatch.setattr(comparison, "fit_prior", partial(fit_prior, least=3))
-    pairs = collected_and_compared(study)
-    scores = {
-        arm: [[100 * right[backbone, arm, seed].mean() for seed in range(3)] for backbone in (MOBILE, DEIT, THIRD)]
-        for arm in ("baseline", "noah")
-    }
-    priors = [fit_prior(scores[arm], 3) for arm in ("baseline", "noah")]
-    found = pair_of(pairs, MOBILE, "baseline", "noah")
-    assert (found.prior_df_from, found.prior_df_to) == pytest.approx(tuple(prior.df for prior in priors))
-    values = [100.0 * np.stack([right[MOBILE, arm, seed] for seed in range(3)]) for arm in ("baseline", "noah")]
-    assert found.se == pytest.approx(conclude(measure(*values), tuple(priors)).se)
-    of_token = pair_of(pairs, DEIT, "patch-gap", "noah")
-    assert pd.isna(of_token.prior_df_from), "an arm of one backbone"
-    assert of_token.prior_df_to == found.prior_df_to
 
 
 def test_a_pair_of_several_backbones_has_a_row_over_all_of_them(finished):

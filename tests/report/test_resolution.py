@@ -54,7 +54,7 @@ def test_what_an_earlier_comparison_says_is_what_its_seeds_said():
     one, other = (61.0, 62.5, 61.2), (63.0, 64.5, 65.5)
     parts = Parts(one, other, 0.0, 3, image_variance=0.5, residual_variance=0.2, images=2000, clusters=300.0)
     spread = measured_spread({**ENTRY, "seed_variance": conclude(parts).seed_variance}, None)
-    own = spread_of(parts, (None, None))
+    own = spread_of(parts)
     for seeds in (3, 5, 20):
         assert expected_error(spread, seeds) == pytest.approx(expected_error(own, seeds), rel=0.01)
         assert resolvable(spread, seeds) == pytest.approx(resolvable(own, seeds), rel=0.01)

@@ -8,10 +8,8 @@ from scipy.optimize import brentq
 from scipy.stats import t, ttest_ind
 
 from noah.report.power import MOST_SEEDS, expected_error
-from noah.report.stats import Difference, Parts, Prior, conclude
+from noah.report.stats import Difference, Parts, conclude
 from noah.report.verdicts import holm, overall, seeds_needed, spread_of, verdict
-
-NO_PRIORS = (None, None)
 
 
 def difference(delta: float, se: float = 1.0, df: float = 10.0) -> Difference:
@@ -115,28 +113,27 @@ def test_a_backbone_without_an_interval_is_left_out_of_the_mean():
     assert overall([*kept, difference(50.0, np.nan, np.nan)]) == overall(kept)
 
 
-def decided(p: Parts, priors, delta: float, margin: float | None, seeds: int) -> bool:
+def decided(p: Parts, delta: float, margin: float | None, seeds: int) -> bool:
     """The criterion in words: 80% of studies with so many seeds reach a verdict."""
-    se, df = expected_error(spread_of(p, priors), seeds)
+    se, df = expected_error(spread_of(p), seeds)
     differs = abs(delta) >= (t.ppf(0.975, df) + t.ppf(0.8, df)) * se
     # Near 0 both ends of the interval may miss the margin.
     return differs or (margin is not None and margin - abs(delta) >= (t.ppf(0.95, df) + t.ppf(0.9, df)) * se)
 
 
 @pytest.mark.parametrize("margin", [None, 2.0])
-@pytest.mark.parametrize("priors", [NO_PRIORS, (Prior(2.0, 6.0, 40.0), Prior(2.0, 6.0, 40.0))])
 @pytest.mark.parametrize("delta", [0.6, 1.0, 1.5])
-def test_so_many_seeds_are_enough_and_one_less_is_not(delta, priors, margin):
+def test_so_many_seeds_are_enough_and_one_less_is_not(delta, margin):
     p = parts(delta, 1.5)
-    seeds = seeds_needed(p, priors, margin)
+    seeds = seeds_needed(p, margin)
     assert 4 < seeds <= 100
-    assert decided(p, priors, delta, margin, seeds)
-    assert not decided(p, priors, delta, margin, seeds - 1)
+    assert decided(p, delta, margin, seeds)
+    assert not decided(p, delta, margin, seeds - 1)
 
 
 def test_studies_with_the_seeds_that_are_needed_find_the_difference_four_times_in_five():
     p = parts(2.0, 1.5)
-    seeds = seeds_needed(p, NO_PRIORS, None)
+    seeds = seeds_needed(p, None)
     rng = np.random.default_rng(0)
     one, other = rng.normal(0, 1.5, (2, 4000, seeds))
     found = (ttest_ind(other + 2.0, one, axis=1, equal_var=False).pvalue < 0.05).mean()
@@ -147,36 +144,29 @@ def test_studies_with_the_seeds_that_are_needed_find_the_difference_four_times_i
 
 def test_a_margin_makes_a_small_difference_decidable():
     p = parts(0.0, 1.0)
-    assert seeds_needed(p, NO_PRIORS, None) is None, "no difference is never found"
-    assert seeds_needed(p, NO_PRIORS, 1.5) is not None
+    assert seeds_needed(p, None) is None, "no difference is never found"
+    assert seeds_needed(p, 1.5) is not None
 
 
 def test_where_test_images_leave_too_much_open_no_number_of_seeds_helps():
     p = parts(1.0, 0.5, image_variance=1.0)
-    assert seeds_needed(p, NO_PRIORS, None) is None
+    assert seeds_needed(p, None) is None
     sharp = replace(p, image_variance=0.01)
-    assert seeds_needed(sharp, NO_PRIORS, None) is not None
+    assert seeds_needed(sharp, None) is not None
 
 
 def test_a_small_difference_that_images_do_not_hide_takes_more_seeds_than_are_worth_asking_for():
-    assert seeds_needed(parts(0.1, 1.0), NO_PRIORS, None) == MOST_SEEDS + 1
+    assert seeds_needed(parts(0.1, 1.0), None) == MOST_SEEDS + 1
 
 
 def test_never_fewer_seeds_are_asked_for_than_there_are_already_nor_fewer_than_a_verdict_takes():
-    assert seeds_needed(parts(50.0, 1.0, seeds=2), NO_PRIORS, None) == 3
-    assert seeds_needed(parts(50.0, 1.0, seeds=5), NO_PRIORS, None) == 6
-
-
-def test_further_seeds_are_foreseen_from_the_moderated_spread_of_both_arms():
-    prior = Prior(4.0, 6.0, 40.0)
-    moderated = (6 * 4 + 2 * 1.0) / 8
-    spread = spread_of(parts(1.0, 1.0), (prior, None))
-    assert spread.seed == pytest.approx((moderated + 1.0) / 2)
+    assert seeds_needed(parts(50.0, 1.0, seeds=2), None) == 3
+    assert seeds_needed(parts(50.0, 1.0, seeds=5), None) == 6
 
 
 def test_what_images_add_for_good_is_what_they_add_beyond_the_noise_of_single_predictions():
     p = parts(1.0, 1.5, image_variance=0.5, residual_variance=0.2, clusters=70.0)
-    spread = spread_of(p, NO_PRIORS)
+    spread = spread_of(p)
     assert (spread.images, spread.clusters) == (pytest.approx(0.3), 70)
     # The residual is a sum over both arms, each divided by its three seeds.
     assert spread.residual == pytest.approx(0.3)
@@ -187,4 +177,4 @@ def test_what_images_add_for_good_is_what_they_add_beyond_the_noise_of_single_pr
 
 
 def test_images_that_differ_by_chance_alone_add_nothing_for_good():
-    assert spread_of(parts(1.0, 1.5, image_variance=0.1, residual_variance=0.2), NO_PRIORS).images == 0
+    assert spread_of(parts(1.0, 1.5, image_variance=0.1, residual_variance=0.2)).images == 0

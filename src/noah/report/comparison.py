@@ -15,12 +15,11 @@ from noah.config import Study
 from noah.files import write_atomic
 from noah.report.collect import run_folder
 from noah.report.comparison_table import COLUMNS, FILE, read_long
-from noah.report.moderation import Prior, fit_prior
 from noah.report.published import published_deltas
 from noah.report.records import Predicted, read_predicted
 from noah.report.rows import Pair, Row, rows_of, section
 from noah.report.sharing import sharing
-from noah.report.stats import Parts, conclude, mcnemar_p, measure
+from noah.report.stats import Difference, Parts, conclude, mcnemar_p, measure
 from noah.report.verdicts import holm, overall, seeds_needed, verdict
 
 
@@ -119,7 +118,6 @@ def _delta(arms: list[dict[int, float]]) -> float | None:
 
 def _conclude(study: Study, entries: list[dict], measured: dict[tuple, tuple[Row, Parts]]) -> None:
     """Fill in intervals and verdicts, and append what holds over all backbones of a section."""
-    priors = _priors(study, measured)
     differences: dict[tuple, list] = {}
     for entry in entries:
         pair = entry["from"], entry["to"]
@@ -127,9 +125,8 @@ def _conclude(study: Study, entries: list[dict], measured: dict[tuple, tuple[Row
         if name not in measured:
             continue
         row, parts = measured[name]
-        prior = tuple(priors.get((section(study, row), arm)) for arm in pair)
-        difference = conclude(parts, prior)
-        entry |= _concluded(study, parts, prior, difference)
+        difference = conclude(parts)
+        entry |= _concluded(study, parts, difference)
         differences.setdefault((section(study, row), pair), []).append((entry, difference))
     # All that the study declares: what is missing yet, or has no p, may still come out as nothing.
     declared = [entry for entry in entries if entry["declared"]]
@@ -140,16 +137,7 @@ def _conclude(study: Study, entries: list[dict], measured: dict[tuple, tuple[Row
         entries += _over_backbones(pair, found)
 
 
-def _priors(study: Study, measured: dict[tuple, tuple[Row, Parts]]) -> dict[tuple, Prior | None]:
-    """By section and arm: how the arm spreads over seeds on all backbones."""
-    samples: dict[tuple, dict[tuple, tuple[float, ...]]] = {}
-    for name, (row, parts) in measured.items():
-        for arm, scores in zip(name[-2:], (parts.scores_from, parts.scores_to), strict=True):
-            samples.setdefault((section(study, row), arm), {})[row.name] = scores
-    return {name: fit_prior(list(of_row.values())) for name, of_row in samples.items()}
-
-
-def _concluded(study: Study, parts: Parts, priors: tuple[Prior | None, Prior | None], difference) -> dict:
+def _concluded(study: Study, parts: Parts, difference: Difference) -> dict:
     margin = study.spec.margin
     found = verdict(difference, parts.seeds, margin)
     low, high = difference.interval()
@@ -160,9 +148,8 @@ def _concluded(study: Study, parts: Parts, priors: tuple[Prior | None, Prior | N
         "half_width": difference.half_width(),
         **{name: getattr(difference, name) for name in ("se", "df", "p", "seed_variance")},
         **{name: getattr(parts, name) for name in ("image_variance", "residual_variance", "images", "clusters")},
-        **{f"prior_df_{name}": prior and prior.df for name, prior in zip(("from", "to"), priors, strict=True)},
         "verdict": found,
-        "seeds_needed": seeds_needed(parts, priors, margin) if found == "undecided" else None,
+        "seeds_needed": seeds_needed(parts, margin) if found == "undecided" else None,
         "margin": margin,
     }
 

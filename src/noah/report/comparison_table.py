@@ -40,8 +40,6 @@ COLUMNS = {
     "seed_variance": "float64",
     "image_variance": "float64",
     "residual_variance": "float64",
-    "prior_df_from": "float64",
-    "prior_df_to": "float64",
     "images": "Int64",
     "clusters": "float64",
     "clustered": "boolean",

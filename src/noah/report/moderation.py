@@ -1,14 +1,14 @@
-"""How an arm spreads over seeds, in the light of how it does on other backbones: moderated variances (Smyth 2004)."""
+"""How an arm spreads over seeds, in the light of how it does on other backbones: moderated variances (Smyth 2004).
+
+A candidate of benchmarks/coverage.py that tables do not use: a backbone that spreads more than the others is then not
+covered (docs/statistics.md).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import digamma, polygamma
-
-BACKBONES = 8
-"""From which on there is enough to learn from: a backbone that is noisier than the rest pays for it with coverage
-(docs/statistics.md), and with few others there is less to gain."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Prior:
         return moderated, min(self.df + df, self.total_df)
 
 
-def fit_prior(samples: Sequence[Sequence[float]], least: int = BACKBONES) -> Prior | None:
+def fit_prior(samples: Sequence[Sequence[float]], least: int = 3) -> Prior | None:
     """The prior of an arm's spread over seeds, from its scores on all backbones (Smyth 2004, section 6.2).
 
     Args:

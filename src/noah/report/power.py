@@ -32,7 +32,7 @@ def expected_error(spread: Spread, seeds: int) -> tuple[float, float]:
 
     The degrees are those that a study will find: it takes them from spreads that are samples themselves, and finds
     fewer on average than the true spreads have, 3 instead of 4 with three seeds. With 4, only 70% of studies would find
-    what is promised to 80%. What backbones may learn from each other (noah.report.moderation.Prior) is not counted on.
+    what is promised to 80%.
     """
     of_arm, images = spread.seed / seeds, spread.images + 2 * spread.residual / seeds
     variance = 2 * of_arm + spread.images

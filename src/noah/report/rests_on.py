@@ -29,13 +29,9 @@ def _estimator(comparison: pd.DataFrame) -> list[str]:
     pairs = comparison[(comparison["kind"] == "pair") & comparison["low"].notna()]
     if pairs.empty:
         return []
-    df = pd.concat([pairs["prior_df_from"], pairs["prior_df_to"]]).dropna()
-    moderated = ""
-    if len(df):
-        moderated = " The spread over seeds of an arm is moderated by its spread on the other backbones (Smyth 2004)."
     return [
         "Interval, p and verdict are one Student's t: variance of seeds + of images - what both hold, Satterthwaite's "
-        f"degrees of freedom (docs/statistics.md).{moderated} Each arm's Δ is to the reference; McNemar's p, which "
+        "degrees of freedom (docs/statistics.md). Each arm's Δ is to the reference; McNemar's p, which "
         "take trainings as given, are in the CSV."
     ]
 

@@ -7,7 +7,6 @@ import numpy as np
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
-from noah.report.moderation import Prior
 from noah.report.power import MOST_SEEDS, Spread, finds, shows_equal
 from noah.report.stats import CONFIDENCE, SEEDS_FOR_A_VERDICT, Difference, Parts
 
@@ -43,13 +42,13 @@ def verdict(difference: Difference, seeds: int, margin: float | None) -> str | N
     return "undecided"
 
 
-def seeds_needed(parts: Parts, priors: tuple[Prior | None, Prior | None], margin: float | None) -> int | None:
+def seeds_needed(parts: Parts, margin: float | None) -> int | None:
     """Seeds of each arm with which a true difference as large as this one would be decided in 80% of studies.
 
     Decided: its 95% interval excludes 0, or its 90% interval lies within the margin. `MOST_SEEDS` + 1 stands for more
     than are worth asking for; None: no number is enough, for the test images alone leave too much open.
     """
-    spread, delta = spread_of(parts, priors), abs(parts.delta)
+    spread, delta = spread_of(parts), abs(parts.delta)
     for seeds in range(max(parts.seeds + 1, SEEDS_FOR_A_VERDICT), MOST_SEEDS + 1):
         if finds(delta, spread, seeds) or (margin and shows_equal(delta, margin, spread, seeds)):
             return seeds
@@ -57,17 +56,13 @@ def seeds_needed(parts: Parts, priors: tuple[Prior | None, Prior | None], margin
     return MOST_SEEDS + 1 if finds(delta, spread, endless) else None
 
 
-def spread_of(parts: Parts, priors: tuple[Prior | None, Prior | None]) -> Spread:
+def spread_of(parts: Parts) -> Spread:
     """How both arms spread, for what further seeds will find; each needs two seeds."""
     scores = (parts.scores_from, parts.scores_to)
-    variances = [np.var(of_arm, ddof=1) for of_arm in scores]
-    moderated = [
-        prior.moderate(variance, len(of_arm) - 1)[0] if prior else variance
-        for variance, prior, of_arm in zip(variances, priors, scores, strict=True)
-    ]
     residual = parts.residual_variance / sum(1 / len(of_arm) for of_arm in scores)
     images = max(parts.image_variance - parts.residual_variance, 0)
-    return Spread(float(np.mean(moderated)), images, residual, parts.clusters)
+    seeds = float(np.mean([np.var(of_arm, ddof=1) for of_arm in scores]))
+    return Spread(seeds, images, residual, parts.clusters)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
