@@ -59,7 +59,7 @@ def test_a_pair_is_the_difference_of_its_records(finished):
     assert found.verdict == verdict(expected, 3, None)
     assert (found.images, found.clusters, bool(found.clustered), found.chance) == (400, 400, False, 10)
     assert (found.status, found.seeds_from, found.seeds_to, found.seeds_expected) == ("ok", *["0;1;2"] * 3)
-    assert pd.isna([found.margin, found.prior_df_from, found.prior_df_to, found.backbones, found.tau]).all()
+    assert pd.isna([found.margin, found.backbones, found.tau]).all()
 
 
 def test_mcnemars_p_are_of_single_seeds(finished):

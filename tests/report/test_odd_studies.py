@@ -71,10 +71,10 @@ def gap_arms(names: list[str]) -> dict[str, dict]:
 NAMES = ["a_b", "a-b", "a_-_b", "0", "null", "nan", "x__y__", "1e5", "--".join("ab"), "noah"]
 FORTY = [f"arm-{number:02d}" for number in range(39)] + ["noah"]
 ODD = {
-    "one seed": Odd(seeds=(7,), verdict="1 seed", said=("no interval", "seed 7")),
+    "one seed": Odd(seeds=(7,), verdict="1 seed", said=("without intervals", "seed 7")),
     "two seeds": Odd(seeds=(0, 1), verdict="2 seeds", said=("Fewer than 3 seeds: no verdict",)),
     "one test image": Odd(images=1, verdict="1 image", said=("digits: 1 images",)),
-    "two test images": Odd(images=2, said=("digits: 2 images",)),
+    "two test images": Odd(images=2, verdict="2 images", said=("digits: 2 images",)),
     "a missing arm": Odd(
         happened=lambda study: drop(study, "noah"),
         verdict="missing",
@@ -229,7 +229,7 @@ def test_every_number_is_that_of_the_records_and_every_gap_is_said(study, odd):
             if known:
                 shown = float(row["Δ to " + reference].split(" [")[0])
                 assert shown == pytest.approx(np.mean(own) - np.mean(base), abs=0.051)
-                assert ("[" in row["Δ to " + reference]) == (min(len(own), len(base)) > 1 and odd.images > 1)
+                assert ("[" in row["Δ to " + reference]) == (min(len(own), len(base)) > 1 and odd.images > 2)
     row = rows["noah"]
     for expected, column in ((odd.verdict, "verdict"), (odd.difference, f"Δ to {reference}"), (odd.score, "top-1")):
         assert expected in (None, row[column]), column
