@@ -357,3 +357,13 @@ def test_mean_average_precision_is_compared_by_the_same_estimator(mixed):
     assert (found.score, found.verdict, found.minival_delta) == ("map", "ahead", 5)
     assert found[["mcnemar_p_median", "mcnemar_p_per_seed", "published_delta"]].isna().all()
     assert found.image_variance > 0
+
+
+def test_a_comparison_of_another_form_of_the_study_is_refused(finished):
+    collected_and_compared(finished.study)
+    path = finished.study.path
+    write_text(path, path.read_text().replace("seeds: [0, 1, 2]", "seeds: [0, 1]"))
+    with pytest.raises(ValueError, match=r"comparison\.parquet: of another form of .*two\.yaml.*compare again"):
+        read_comparison(load_study("two"))
+    compare(load_study("two"))
+    assert set(read_comparison(load_study("two")).query("kind == 'pair'").seeds_to) == {"0;1"}
