@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,39 @@ def read_parquet(path: Path | str, columns: list[str] | None = None):
     table = pq.read_table(path, columns=columns)
     table.validate(full=True)
     return table
+
+
+def read_csv(path: Path | str, what: str, *, texts: Iterable[str] = (), numbers: Iterable[str] = ()):
+    """The named columns of a CSV; a text may be any word ("null" is one), a number may be missing.
+
+    Args:
+        path: UTF-8.
+        what: The table that is expected there, for messages.
+        texts: Columns read as text.
+        numbers: Columns read as float64.
+
+    Raises:
+        ValueError: It is missing, no CSV, lacks a column, or has a word where a number is expected.
+    """
+    import pandas as pd
+
+    texts, numbers = [*texts], [*numbers]
+    missing = {name: ["", "nan"] for name in numbers}
+    try:
+        table = pd.read_csv(path, keep_default_na=False, na_values=missing, dtype="string")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file, expected {what}") from None
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{path}: not {what}: {' '.join(str(error).split())[:300]}") from None
+    absent = [name for name in (*texts, *numbers) if name not in table.columns]
+    if absent:
+        raise ValueError(f"{path}: missing column '{absent[0]}', expected {what}")
+    for name in numbers:
+        try:
+            table[name] = table[name].astype("float64")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: not {what}: column '{name}': {' '.join(str(error).split())[:300]}") from None
+    return table[[*texts, *numbers]]
 
 
 def sha256_file(path: Path | str) -> str:

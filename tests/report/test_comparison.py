@@ -116,6 +116,17 @@ def test_holms_family_is_the_declared_pairs_of_the_study(finished):
     assert pairs[~pairs.declared].p.notna().all()
 
 
+def test_holms_family_counts_pairs_that_are_not_finished_yet(finished):
+    whole = collected_and_compared(finished.study)
+    shutil.rmtree(finished.folder(MOBILE, "noah", 0).parent)
+    partial = collected_and_compared(finished.study)
+    one = [pair_of(pairs, DEIT, "patch-gap", "noah") for pairs in (whole, partial)]
+    other = [pair_of(pairs, DEIT, "baseline", "noah") for pairs in (whole, partial)]
+    assert min(one[1].p_holm, other[1].p_holm) == pytest.approx(3 * min(one[1].p, other[1].p)), "three are declared"
+    assert one[1].p == one[0].p
+    assert pd.isna(pair_of(partial, MOBILE, "baseline", "noah").p_holm)
+
+
 def test_an_arm_without_runs_has_missing_pairs_and_no_number(finished):
     shutil.rmtree(finished.folder(MOBILE, "noah", 0).parent)
     pairs = collected_and_compared(finished.study)
@@ -258,7 +269,9 @@ def test_a_study_that_names_no_published_numbers_has_none(workdir):
 def test_missing_published_numbers_are_a_clear_error(finished):
     collect(finished.study)
     Path("config/published/imagenet.csv").unlink()
-    message = r"config/published/imagenet\.csv: no such file, which config/studies/two\.yaml"
+    message = (
+        r"config/published/imagenet\.csv: no such file, expected the published numbers that config/studies/two\.yaml"
+    )
     with pytest.raises(ValueError, match=message):
         compare(finished.study)
 
@@ -267,7 +280,7 @@ def test_missing_published_numbers_are_a_clear_error(finished):
     ("change", "message"),
     [
         (lambda table: table.drop(columns="top1_noah"), "missing column 'top1_noah'"),
-        (lambda table: table.assign(top1_noah="much"), "not the paper's numbers"),
+        (lambda table: table.assign(top1_noah="much"), "not the published numbers .*'top1_noah'"),
     ],
 )
 def test_broken_published_numbers_are_a_clear_error(finished, change, message):

@@ -13,6 +13,7 @@ from noah.files import write_text
 from noah.report import figures
 from noah.report.comparison_table import read_comparison
 from noah.report.figures import write_figures
+from noah.report.plot_style import style_of
 from noah.report.rows import rows_of
 
 MOBILE, DEIT = "mobilenetv2-w0.35", "deit_tiny-d6-w0.5"
@@ -29,8 +30,8 @@ def drawn(monkeypatch):
     def draw(study):
         rows, comparison = rows_of(study), read_comparison(study)
         return {
-            "curves": figures._training_curves(study, rows, comparison),
-            "differences": figures._differences(study, rows, comparison),
+            "curves": figures.training_curves(study, rows, comparison),
+            "differences": figures.differences(study, rows, comparison),
         }
 
     return draw
@@ -181,7 +182,7 @@ def test_more_backbones_than_fit_side_by_side_go_on_below(workdir, drawn):
 
 
 def test_no_two_of_28_arms_look_alike():
-    looks = [tuple(figures._style(place).values()) for place in range(28)]
+    looks = [tuple(style_of(place).values()) for place in range(28)]
     assert len(set(looks)) == 28
 
 

@@ -92,6 +92,21 @@ def test_clusters_follow_the_order_of_the_values(tmp_path):
     assert list(map(tuple, found.clusters)) == [("x", "y"), ("y",), ("z",), ("x",)]
 
 
+def test_records_that_name_other_sources_of_an_image_are_refused_with_both_files(tmp_path):
+    first = write(tmp_path / "first.parquet", KEYS, LABELS, LABELS, [["x"], ["x"], ["y"], ["y"]])
+    other = write(tmp_path / "other.parquet", KEYS, LABELS, LABELS, [["x"], ["x"], ["x"], ["y"]])
+    with pytest.raises(ValueError, match=r"other\.parquet: other clusters than in .*first\.parquet"):
+        read_predicted("top1", {"baseline": {0: first}, "noah": {0: other}})
+
+
+@pytest.mark.parametrize("named_first", [True, False])
+def test_records_of_before_there_were_sources_take_those_of_the_others(tmp_path, first, named_first):
+    other = write(tmp_path / "other.parquet", KEYS[::-1], LABELS[::-1], LABELS[::-1], [["x"], ["x"], ["y"], ["z"]])
+    files = {"baseline": {0: first}, "noah": {0: other}}
+    found = read_predicted("top1", dict(reversed(files.items())) if named_first else files)
+    assert list(map(tuple, found.clusters)) == [("z",), ("y",), ("x",), ("x",)]
+
+
 def test_chance_is_what_a_guess_of_the_most_frequent_class_reaches(first):
     assert read_predicted("top1", {"noah": {0: first}}).chance == 50
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, ttest_ind
 
-from noah.report.moderation import Prior
 from noah.report.sharing import sharing
 from noah.report.stats import Parts, conclude, mcnemar_p, measure
 
@@ -50,13 +49,9 @@ def random_comparison(rng: np.random.Generator):
     if rng.random() < 0.5:
         clusters = [tuple(rng.choice(list("abcdefgh"), rng.integers(1, 3), replace=False)) for _ in range(images)]
     numbers = [rng.choice(20, len(arm), replace=False).tolist() for arm in arms]
-    priors = [
-        None
-        if rng.random() < 0.5
-        else Prior(float(rng.random() * 10), float(rng.choice([2.0, 8.0, np.inf])), float(rng.integers(4, 40)))
-        for _ in arms
-    ]
-    return measure(*arms, sharing(clusters), tuple(numbers) if rng.random() < 0.5 else numbers), tuple(priors)
+    parts = measure(*arms, sharing(clusters), tuple(numbers) if rng.random() < 0.5 else numbers)
+    spreads = [(float(rng.random() * 10), float(rng.integers(1, 40))) for _ in arms]
+    return parts, spreads if rng.random() < 0.5 else None
 
 
 def test_delta_is_the_difference_of_the_arms_means_also_where_their_seeds_differ():
@@ -117,16 +112,16 @@ def test_arms_without_any_spread_are_either_the_same_or_certainly_not(level, p):
 
 @pytest.mark.parametrize(("one", "other"), [(ONE[:1], OTHER), (ONE, OTHER[:1]), (ONE[:1], OTHER[:1])])
 def test_one_seed_has_a_difference_but_no_interval(one, other):
-    difference = conclude(measure(one, other), (Prior(1.0, 8.0, 20.0), Prior(1.0, 8.0, 20.0)))
+    difference = conclude(measure(one, other), [(1.0, 8.0), (1.0, 8.0)])
     assert difference.delta == pytest.approx(other.mean() - one.mean())
     assert np.isnan([difference.se, difference.p, *difference.interval(), difference.seed_variance]).all()
     assert difference.image_variance > 0
 
 
 def test_swapping_arms_flips_the_sign_alone():
-    shared, priors = sharing(SHARED_OUT), (Prior(1.0, 8.0, 20.0), None)
-    there = conclude(measure(ONE, OTHER[:2], shared), priors)
-    back = conclude(measure(OTHER[:2], ONE, shared), priors[::-1])
+    shared, spreads = sharing(SHARED_OUT), [(1.0, 8.0), (2.0, 5.0)]
+    there = conclude(measure(ONE, OTHER[:2], shared), spreads)
+    back = conclude(measure(OTHER[:2], ONE, shared), spreads[::-1])
     assert back.delta == pytest.approx(-there.delta)
     assert (back.se, back.df, back.p) == pytest.approx((there.se, there.df, there.p))
 
@@ -252,13 +247,20 @@ def test_noise_of_single_predictions_is_not_counted_twice():
     assert np.mean([conclude(p).se ** 2 for p in noise]) < 1.6 * parts[0]
 
 
-def test_priors_moderate_the_arm_they_belong_to():
+def test_a_spread_known_from_elsewhere_counts_for_the_arm_it_belongs_to():
     parts = only_seeds([60.0, 60.5, 61.0], [62.0, 62.5, 63.0])
-    moderated = conclude(parts, (Prior(9.0, 8.0, 50.0), None))
-    of_prior = (8 * 9.0 + 2 * 0.25) / 10
-    assert moderated.se**2 == pytest.approx(of_prior / 3 + 0.25 / 3)
-    expected = moderated.se**4 / ((of_prior / 3) ** 2 / 10 + (0.25 / 3) ** 2 / 2)
-    assert moderated.df == pytest.approx(expected)
+    known = conclude(parts, [(7.0, 10.0), (0.25, 2.0)])
+    assert known.se**2 == pytest.approx(7.0 / 3 + 0.25 / 3)
+    assert known.df == pytest.approx(known.se**4 / ((7.0 / 3) ** 2 / 10 + (0.25 / 3) ** 2 / 2))
+
+
+@pytest.mark.parametrize(("sources", "known"), [(1, False), (2, False), (4, True)])
+def test_images_of_fewer_than_three_sources_say_nothing_of_others(sources, known):
+    shared = sharing([(str(image % sources),) for image in range(ONE.shape[1])])
+    difference = conclude(measure(ONE, OTHER, shared))
+    assert difference.delta == pytest.approx(OTHER.mean() - ONE.mean())
+    assert np.isfinite([difference.se, difference.p, *difference.interval()]).all() == known
+    assert np.isnan([difference.se, difference.p, *difference.interval()]).all() != known
 
 
 def test_few_clusters_leave_few_degrees_of_freedom():

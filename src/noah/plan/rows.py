@@ -14,6 +14,7 @@ from noah.evaluate.estimate import find_throughput, kept_for_backward, number_si
 from noah.files import write_atomic
 from noah.models import build_model, describe
 from noah.models.features import probe
+from noah.report.published import read_published
 
 RUNTIME_MARGIN = 2
 """Wall time that is asked for, over the estimate of training: +-40%, start-up, evaluation."""
@@ -137,16 +138,15 @@ def _signatures(run: Run, model: dict) -> dict[str, float | None]:
 
 def _published_parameters(study: Study, run: Run) -> float | None:
     """In millions; None where the paper has no such row: 1,000 classes, unchanged architectures, its own N, r or FC."""
-    if study.spec.published is None or run.dataset.num_classes != 1000 or run.backbone.changes:
+    if run.dataset.num_classes != 1000 or run.backbone.changes or not _is_published(run):
         return None
-    if not _is_published(run):
+    row = read_published(study).get((run.backbone.name, run.backbone.width))
+    if row is None:
         return None
-    published = pd.read_csv(study.path.parents[1] / "published" / f"{study.spec.published}.csv")
-    row = published[(published.backbone == run.backbone.name) & (published.width == run.backbone.width)]
-    if run.head.name == "noah":
-        row = row[(row.num_heads == run.head.num_heads) & (row.key_ratio == run.head.key_ratio)]
-    column = "params_m_noah" if run.head.name == "noah" else "params_m_baseline"
-    return float(row[column].iloc[0]) if len(row) else None
+    if run.head.name != "noah":
+        return row["params_m_baseline"]
+    same = (run.head.num_heads, run.head.key_ratio) == (row["num_heads"], row["key_ratio"])
+    return row["params_m_noah"] if same else None
 
 
 def _is_published(run: Run) -> bool:

@@ -5,11 +5,12 @@ from pathlib import Path
 import pandas as pd
 
 from noah.config import Study
+from noah.files import read_csv
 from noah.report.comparison_table import read_comparison
 
 _NAME = ["dataset", "recipe", "backbone", "from", "to"]
 _NUMBERS = ["delta", "low", "high"]
-_COLUMNS = (*_NAME, "kind", *_NUMBERS)
+_TEXTS = [*_NAME, "kind"]
 
 
 def agreement(study: Study, copy: Path) -> list[str]:
@@ -25,9 +26,12 @@ def agreement(study: Study, copy: Path) -> list[str]:
     path = _newest(study, copy) if copy.is_dir() else copy
     if path is None:
         return [f"{copy}: no earlier table of study '{study.slug}' to compare with"]
-    earlier = _read(path)
+    earlier = read_csv(path, "the CSV of `noah table` since version 0.2", texts=_TEXTS, numbers=_NUMBERS)
+    earlier = earlier[earlier["kind"] == "pair"]
     here = read_comparison(study)
-    both = here[here["kind"] == "pair"].merge(earlier, on=_NAME, suffixes=("", "_there"), how="left")
+    both = here[here["kind"] == "pair"].merge(
+        earlier.drop(columns="kind"), on=_NAME, suffixes=("", "_there"), how="left"
+    )
     both = both.rename(columns={"from": "source"})
     lines, agreeing = [], 0
     for pair in both.itertuples():
@@ -52,22 +56,6 @@ def _newest(study: Study, folder: Path) -> Path | None:
     pattern = f"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]-{study.slug}.csv"
     for path in sorted(folder.glob(pattern), reverse=True):
         with open(path, encoding="utf-8", errors="replace") as file:
-            if set(_COLUMNS) <= set(file.readline().rstrip("\n").split(",")):
+            if {*_TEXTS, *_NUMBERS} <= set(file.readline().rstrip("\n").split(",")):
                 return path
     return None
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""])  # an arm may be called null
-        numbers = [name for name in _NUMBERS if name in table]
-        table = table.astype(dict.fromkeys(numbers, "float64"))
-    except (ValueError, TypeError) as error:  # pandas' own errors are ValueErrors
-        raise ValueError(f"{path}: not the CSV of `noah table`: {' '.join(str(error).split())[:300]}") from None
-    absent = [name for name in _COLUMNS if name not in table.columns]
-    if absent:
-        raise ValueError(f"{path}: missing column '{absent[0]}', expected the CSV of `noah table` since version 0.2")
-    table = table[table["kind"] == "pair"].astype(dict.fromkeys(_NAME, "string"))
-    return table[[*_NAME, *_NUMBERS]]

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import pandas as pd
-
 from noah.backbones import BASELINE_HEAD
 from noah.config import Run, Study
+from noah.files import read_csv
 
 PUBLISHED_ON = "ImageNet"
 """Where the numbers of config/published/*.csv were measured."""
@@ -18,7 +17,15 @@ _PUBLISHED_NOAH = {
     "merge": "sum",
 }
 _NAMES = ("backbone", "published_name")
-_COLUMNS = ("backbone", "width", "published_name", "num_heads", "key_ratio", "top1_baseline", "top1_noah")
+_NUMBERS = (
+    "width",
+    "num_heads",
+    "key_ratio",
+    "top1_baseline",
+    "top1_noah",
+    "params_m_baseline",
+    "params_m_noah",
+)
 
 
 def published_deltas(study: Study) -> Callable[[Run, Run], tuple[float, str] | tuple[None, None]]:
@@ -29,7 +36,7 @@ def published_deltas(study: Study) -> Callable[[Run, Run], tuple[float, str] | t
     Raises:
         ValueError: The study names published numbers that are missing or broken.
     """
-    table = _read(study)
+    table = read_published(study)
 
     def delta(one: Run, other: Run) -> tuple[float, str] | tuple[None, None]:
         row = table.get((one.backbone.name, one.backbone.width))
@@ -51,20 +58,15 @@ def _is_papers_pair(one: Run, other: Run, row: dict) -> bool:
     )
 
 
-def _read(study: Study) -> dict[tuple[str, float], dict]:
-    """By backbone and width; empty where the study names none."""
+def read_published(study: Study) -> dict[tuple[str, float], dict]:
+    """config/published/*.csv by backbone and width; empty where the study names none.
+
+    Raises:
+        ValueError: The file is missing or broken.
+    """
     if study.spec.published is None:
         return {}
     path = study.path.parent.parent / "published" / f"{study.spec.published}.csv"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file, which {study.path} names as its published numbers")
-    try:
-        table = pd.read_csv(path)
-        numbers = [column for column in _COLUMNS if column in table and column not in _NAMES]
-        table = table.astype(dict.fromkeys(numbers, "float64"))
-    except (ValueError, TypeError) as error:  # pandas' own errors are ValueErrors
-        raise ValueError(f"{path}: not the paper's numbers: {' '.join(str(error).split())[:300]}") from None
-    absent = [column for column in _COLUMNS if column not in table.columns]
-    if absent:
-        raise ValueError(f"{path}: missing column '{absent[0]}', expected {', '.join(_COLUMNS)}")
+    what = f"the published numbers that {study.path} names"
+    table = read_csv(path, what, texts=_NAMES, numbers=_NUMBERS)
     return {(row["backbone"], row["width"]): row for row in table.to_dict("records")}

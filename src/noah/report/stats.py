@@ -3,7 +3,7 @@
 Seeds are a random sample of trainings, test images a random sample of images, and both arms see the same images: the
 problem of many readers and many cases (Obuchowski and Rockette 1995, Hillis 2014). The interval, its p and all that
 follows from them are one Student's t with a variance of three parts and Satterthwaite's degrees of freedom; which
-estimator that is was chosen by simulation (benchmarks/coverage.py, docs/statistics.md), not by taste.
+estimator that is was chosen by simulation (benchmarks/coverage, docs/statistics.md), not by taste.
 
 A score is the mean over images of values: of 0 or 100 for top-1, of pseudo-values for mAP
 (noah.report.pseudo_values). Everything here is a function of arrays and knows neither files nor studies.
@@ -16,7 +16,6 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 from scipy.stats import binomtest
 
-from noah.report.moderation import Prior
 from noah.report.sharing import Sharing
 
 CONFIDENCE = 0.95
@@ -141,46 +140,42 @@ def _mean_variance(values: np.ndarray, shared: Sharing | None, least: float = 1.
     return max(together, least * independent)
 
 
-def conclude(parts: Parts, priors: tuple[Prior | None, Prior | None] = (None, None)) -> Difference:
+def conclude(parts: Parts, spreads: Sequence[tuple[float, float]] | None = None) -> Difference:
     """Δ with its standard error and degrees of freedom.
 
     Args:
         parts: Of the two arms.
-        priors: Of either arm's spread over seeds.
+        spreads: Variance over seeds and its degrees of freedom, of either arm; default: as its scores have them.
 
     variance = seeds + images - what both hold, at least as much as each alone; df by Satterthwaite (1946), as Hillis
     (2014) has them for readers and cases.
     """
-    spreads = []
-    for scores, prior in zip((parts.scores_from, parts.scores_to), priors, strict=True):
-        if len(scores) < 2 or parts.clusters < SOURCES_FOR_AN_INTERVAL:
-            return Difference(parts.delta, np.nan, np.nan, np.nan, parts.image_variance, parts.residual_variance)
-        variance, df = float(np.var(scores, ddof=1)), len(scores) - 1.0
-        moderated, df = prior.moderate(variance, df) if prior else (variance, df)
-        spreads.append((variance, moderated, df, len(scores)))
-    seeds = sum(moderated / count for _, moderated, _, count in spreads)
-    seeds -= 2 * _covariance(parts, spreads)
+    scores = (parts.scores_from, parts.scores_to)
+    if parts.seeds < 2 or parts.clusters < SOURCES_FOR_AN_INTERVAL:
+        return Difference(parts.delta, np.nan, np.nan, np.nan, parts.image_variance, parts.residual_variance)
+    spreads = spreads or [(float(np.var(of_arm, ddof=1)), len(of_arm) - 1.0) for of_arm in scores]
+    means = [variance / len(of_arm) for (variance, _), of_arm in zip(spreads, scores, strict=True)]
+    uncertain = [mean / np.sqrt(df) for mean, (_, df) in zip(means, spreads, strict=True)]
+    weight, covariance = _covariance(parts, means)
+    seeds = sum(means) - 2 * weight * covariance
     v = max(seeds + parts.image_variance - parts.residual_variance, seeds, parts.image_variance)
-    uncertain = sum((moderated / count) ** 2 / df for _, moderated, df, count in spreads)
-    uncertain += 2 * _covariance_weight(parts) ** 2 * np.prod([m / c / np.sqrt(df) for _, m, df, c in spreads])
-    uncertain += parts.image_variance**2 / max(parts.clusters - 1, 1)
-    df = v**2 / uncertain if uncertain else float("inf")
+    spent = sum(one**2 for one in uncertain) + 2 * weight**2 * np.prod(uncertain)
+    spent += parts.image_variance**2 / max(parts.clusters - 1, 1)
+    df = v**2 / spent if spent else float("inf")
     return Difference(
         parts.delta, float(np.sqrt(v)), float(df), float(seeds), parts.image_variance, parts.residual_variance
     )
 
 
-def _covariance_weight(parts: Parts) -> float:
-    return (parts.shared_seeds - 1) / (parts.shared_seeds - 1 + INDEPENDENCE) if parts.shared_seeds > 1 else 0.0
-
-
-def _covariance(parts: Parts, spreads: list[tuple]) -> float:
-    """Shrunk, of the two means, as large as the moderated spreads make it."""
-    (v0, m0, _, s0), (v1, m1, _, s1) = spreads
-    if v0 * v1 == 0:
-        return 0.0
-    scale = np.sqrt(m0 * m1 / (v0 * v1)) * parts.shared_seeds / (s0 * s1)
-    return float(_covariance_weight(parts) * parts.covariance * scale)
+def _covariance(parts: Parts, means: list[float]) -> tuple[float, float]:
+    """Weight, and covariance of the two means: their correlation over common seeds times their standard errors."""
+    if parts.shared_seeds < 2 or 0 in means:
+        return 0.0, 0.0
+    weight = (parts.shared_seeds - 1) / (parts.shared_seeds - 1 + INDEPENDENCE)
+    own = [np.var(of_arm, ddof=1) / len(of_arm) for of_arm in (parts.scores_from, parts.scores_to)]
+    scale = np.sqrt(np.prod(means) / np.prod(own)) if np.prod(own) else 0.0
+    together = parts.covariance * parts.shared_seeds / (len(parts.scores_from) * len(parts.scores_to))
+    return weight, float(together * scale)
 
 
 def mcnemar_p(correct_from: np.ndarray, correct_to: np.ndarray) -> float:

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from noah.report.moderation import Prior, fit_prior
+from moderation import Prior, fit_prior
 
 
 def spreads(count: int, seeds: int, df: float, variance: float, seed: int = 0) -> list[np.ndarray]:

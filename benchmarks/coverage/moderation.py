@@ -1,7 +1,7 @@
 """How an arm spreads over seeds, in the light of how it does on other backbones: moderated variances (Smyth 2004).
 
-A candidate of benchmarks/coverage.py that tables do not use: a backbone that spreads more than the others is then not
-covered (docs/statistics.md).
+A candidate that tables do not use: a backbone that spreads more than the others is then not covered
+(docs/statistics.md).
 """
 
 from collections.abc import Sequence
