@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import random
 from collections import Counter
 
@@ -59,6 +60,21 @@ def test_augmentation_is_pure_in_seed_epoch_and_key(shards, run):
         images = by_sample(other)
         common = images.keys() & by_sample(first).keys()
         assert sum(not torch.equal(images[i], by_sample(first)[i]) for i in common) > len(common) / 2
+
+
+def test_augmentation_is_of_the_key_not_of_the_place_in_the_index(shards, run):
+    before = by_sample(train_loader(shards, run, 0))
+    shards.keys = np.array([f"{int(key) + 1000:08d}" for key in shards.keys])
+    after = by_sample(train_loader(shards, run, 0))
+    assert before.keys() == after.keys()
+    assert sum(not torch.equal(before[i], after[i]) for i in before) > len(before) / 2
+
+
+def test_an_augmented_batch_is_the_one_that_runs_of_this_version_were_trained_on(shards, run):
+    """Its digest: whoever changes it raises RESULTS_VERSION."""
+    images, labels, numbers = next(iter(train_loader(shards, run, 3)))
+    assert hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16] == "BATCH"
+    assert labels.tolist() == shards.labels[numbers.numpy()].tolist()
 
 
 def test_repeats_gives_each_image_that_many_copies_augmented_apart_in_an_epoch_of_the_same_length(shards, run):

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import pickle
@@ -131,6 +132,20 @@ def test_the_order_is_pure_in_seed_and_epoch_and_differs_between_them():
     np.random.seed(5)
     assert orders == {key: epoch_order(SHARD_OF, *key).tolist() for key in orders}
     assert len({tuple(order) for order in orders.values()}) == 9
+
+
+def test_the_order_is_the_one_that_runs_of_this_version_were_trained_in():
+    """Digests of the orders: whoever changes one raises RESULTS_VERSION."""
+    digests = [
+        hashlib.sha256(epoch_order(SHARD_OF, seed, epoch, window=4).astype("<i8").tobytes()).hexdigest()[:16]
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert digests == ["ORDER0", "ORDER1", "ORDER2"]
+
+
+def test_shards_are_shuffled_before_they_are_cut_into_windows():
+    first = [set(SHARD_OF[epoch_order(SHARD_OF, 0, epoch, window=4)[:28]]) for epoch in range(5)]
+    assert len(set(map(frozenset, first))) > 1
 
 
 def test_samples_are_shuffled_inside_windows_of_shards():

@@ -93,6 +93,15 @@ def test_evaluation_sees_the_centre_share_of_the_image(recipe, tiny):
     assert not (eval_transform(recipe, tiny)(image) == 255).all()
 
 
+@pytest.mark.parametrize(("size", "share", "short"), [(224, 0.875, 256), (224, 0.9, 248), (32, 0.95, 33)])
+def test_the_size_before_the_crop_is_rounded_down_as_timm_and_the_official_code_do(recipe, tiny, size, share, short):
+    dataset = tiny.model_copy(update={"image_size": size})
+    image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    recipe = recipe.model_copy(update={"eval_crop": share})
+    expected = v2.Compose([v2.Resize(short, v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)])(image)
+    assert torch.equal(eval_transform(recipe, dataset)(image), expected)
+
+
 def test_flip_and_colour_jitter_happen_only_where_asked(recipe, tiny, gradient):
     scene = gradient[:, :16, :16]
 
@@ -178,7 +187,7 @@ def test_a_recipes_own_mean_and_deviation_replace_the_datasets(recipe, tiny):
     assert {operation.kwargs["fillcolor"] for operation in augment.ops} == {(128, 128, 128)}
 
 
-@pytest.mark.parametrize("pad_px", [0, 2, 5])
+@pytest.mark.parametrize("pad_px", [0, 2, 5, 40])
 @pytest.mark.parametrize("side", [16, 24])
 def test_a_padded_crop_has_the_pixels_and_the_draws_of_torchvisions(recipe, tiny, pad_px, side):
     changes = {"crop": "pad", "pad_px": pad_px, "flip": False, "color_jitter": 0.0, "rand_augment": None}

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_runs import BACKBONES, NOAH, SMALL
 from tests_support import REPOSITORY, add_tiny_study
 
-from noah.config import Dataset, Run, load_dataset, load_study
+from noah.config import Dataset, Run, load_dataset, load_recipe, load_study
 from noah.data.shards import index_split, write_job, write_manifest
 
 
@@ -53,5 +54,22 @@ def make_run(project):
     def make(arm: str = "noah", seed: int = 0, **recipe) -> Run:
         run = next(run for run in load_study("tiny").runs if run.arm == arm and run.seed == seed)
         return Run.model_validate({**run.model_dump(), "recipe": {**run.recipe.model_dump(), **recipe}})
+
+    return make
+
+
+@pytest.fixture
+def make_small(make_run):
+    """make_small(recipe, family, field=…): a run of a few images of 32 pixels, otherwise as the recipe has it."""
+
+    def make(name: str, family: str, **fields) -> Run:
+        recipe = load_recipe(name, REPOSITORY / "config")
+        if recipe.first_size:
+            fields["first_size"] = 16
+        fields["compile"] = False  # tests/engine/test_compiled.py has that
+        if family == "cnn":
+            fields["proj_drop_rate"] = 0.0  # CNNs have no such layers, and say so
+        parts = {"recipe_name": name, "recipe": {**recipe.model_dump(), **SMALL, **fields}}
+        return Run.model_validate({**make_run().model_dump(), **parts, "backbone": BACKBONES[family], "head": NOAH})
 
     return make

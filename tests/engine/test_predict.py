@@ -61,3 +61,19 @@ def test_the_records_of_a_split_have_the_clusters_of_its_shards(tiny_shards, tmp
     shards.clusters = None
     write_records(tmp_path / "b.parquet", shards, torch.zeros(len(shards), 10))
     assert pq.read_table(tmp_path / "b.parquet").equals(table.drop_columns("cluster"))
+
+
+@pytest.mark.parametrize("classes", [3, 5, 8])
+def test_the_five_best_classes_are_recorded_best_first_and_missing_ones_as_none(tmp_path, classes):
+    logits = torch.randn(40, classes, generator=torch.Generator().manual_seed(1))
+    labels = np.arange(40) % classes
+    write_predictions(tmp_path / "p.parquet", np.array([f"{i:08d}" for i in range(40)]), labels, logits)
+    found = pq.read_table(tmp_path / "p.parquet").to_pandas()
+    probabilities = logits.double().softmax(1).numpy()
+    ranked = np.argsort(-probabilities, axis=1)[:, :5]
+    for row, best in enumerate(ranked):
+        filled = [*best, *[-1] * (5 - len(best))]
+        assert found.top5[row].tolist() == filled
+        expected = [*probabilities[row, best], *[0.0] * (5 - len(best))]
+        np.testing.assert_allclose(found.top5_prob[row], expected, rtol=1e-6)
+    np.testing.assert_allclose(found.label_logprob, np.log(probabilities[np.arange(40), labels]), rtol=1e-6)

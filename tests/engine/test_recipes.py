@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import BACKBONES
 from tests_support import REPOSITORY
 
 from noah.config import Recipe, Run, load_recipe
@@ -14,31 +15,7 @@ from noah.engine.step import Losses, stepper
 from noah.engine.train import build_state
 
 ALONE = World(0, 1, torch.device("cpu"))
-BACKBONES = {
-    "cnn": {"name": "mobilenetv2", "width": 0.35, "output_stride": 8},
-    "vit": {"name": "deit_tiny", "width": 0.5, "depth": 1, "patch_size": 8},
-    "mlp": {"name": "gmlp_tiny", "width": 0.5, "depth": 1, "patch_size": 8},
-}
-NOAH = {"name": "noah", "num_heads": 4, "key_ratio": 0.5, "init": "small_m", "drop_rate": 0.1}
-SMALL = {"batch": 4, "micro_batch": 2, "accumulate": 2}
 RECIPES = sorted(path.stem for path in (REPOSITORY / "config/recipes").glob("*.yaml"))
-
-
-@pytest.fixture
-def make_small(make_run):
-    """make_small(recipe, family, field=…): a run of a few images of 32 pixels, otherwise as the recipe has it."""
-
-    def make(name: str, family: str, **fields) -> Run:
-        recipe = load_recipe(name, REPOSITORY / "config")
-        if recipe.first_size:
-            fields["first_size"] = 16
-        fields["compile"] = False  # tests/engine/test_compiled.py has that
-        if family == "cnn":
-            fields["proj_drop_rate"] = 0.0  # CNNs have no such layers, and say so
-        parts = {"recipe_name": name, "recipe": {**recipe.model_dump(), **SMALL, **fields}}
-        return Run.model_validate({**make_run().model_dump(), **parts, "backbone": BACKBONES[family], "head": NOAH})
-
-    return make
 
 
 def losses(run: Run, shards_root: Path, steps: int, one_batch: bool = False) -> list[float]:

@@ -99,6 +99,25 @@ def test_predictions_are_the_saved_model_s_and_cover_the_test_split_once(tiny_sh
     )
 
 
+def test_the_weights_that_the_recipe_names_are_evaluated_and_kept(tiny_shards, make_run):
+    found = {}
+    for name, fields in {
+        "plain": {},
+        "last": {"ema_decay": 0.5, "evaluate": "last"},
+        "ema": {"ema_decay": 0.5, "evaluate": "ema"},
+    }.items():
+        train(make_run(**fields), tiny_shards, Path(name))
+        history = pd.read_csv(Path(name) / "history.csv")
+        found[name] = load_file(f"{name}/model.safetensors"), results(Path(name))["predictions.parquet"], history
+    (plain, plain_predictions, plain_history), last, (ema, ema_predictions, ema_history) = found.values()
+    assert all(torch.equal(tensor, last[0][key]) for key, tensor in plain.items())
+    assert last[1] == plain_predictions
+    assert any(not torch.equal(tensor, ema[key]) for key, tensor in plain.items())
+    assert ema_predictions != plain_predictions
+    assert ema_history.train_loss.tolist() == plain_history.train_loss.tolist(), "an average of the same training"
+    assert ema_history.minival_loss.tolist() != plain_history.minival_loss.tolist()
+
+
 def test_the_same_run_is_the_same_bits_and_another_seed_is_not(tiny_shards, make_run):
     for name, seed in {"first": 0, "second": 0, "other": 1}.items():
         train(make_run(seed=seed), tiny_shards, Path(name))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from noah.evaluate import cost as measuring
 from noah.evaluate.cost import count_macs, measure_cost, peak_memory
 from noah.heads import build_head
 from noah.models import build_model
@@ -46,12 +47,13 @@ def test_every_arm_has_every_number_and_the_machine_is_named(cost):
     measured = {
         "latency_ms_p50",
         "latency_ms_p95",
+        "latency_ms_cold",
         "images_per_s",
         "train_images_per_s",
         "peak_memory_mib",
     }
     for arm in cost["arms"].values():
-        assert set(arm) == measured | {"parameters", "head_parameters", "macs", "head_macs"}
+        assert set(arm) == measured | {"parameters", "head_parameters", "macs", "head_macs", "kernel"}
         assert all(arm[name] > 0 for name in measured)
         assert arm["latency_ms_p50"] <= arm["latency_ms_p95"]
 
@@ -99,3 +101,56 @@ def test_bf16_is_measured_under_autocast():
 def test_nothing_to_measure_is_refused(field, value):
     with pytest.raises(ValueError, match=f"{field}: 0, expected at least 1"):
         measure_cost({"gap": lambda: Tiny("gap")}, image_size=SIZE, num_classes=M, **{field: value})
+
+
+def test_arms_take_turns_each_round_starts_with_another_and_the_first_round_counts_for_nothing(monkeypatch):
+    turns = []
+
+    def one_turn(model, *_):
+        turns.append(model.arm)
+        slow = 100.0 if len(turns) <= 3 else 1.0  # the warm-up
+        return {"cold": [7.0], "latency": [slow], "inference": [slow], "training": [slow]}
+
+    monkeypatch.setattr(measuring, "_one_turn", one_turn)
+
+    def builder(arm):
+        def build():
+            model = Tiny("gap")
+            model.arm = arm
+            return model
+
+        return build
+
+    arms = ("a", "b", "c")
+    found = measure_cost({a: builder(a) for a in arms}, image_size=SIZE, num_classes=M, batch=4, rounds=3)["arms"]
+    rounds = [turns[first : first + 3] for first in range(0, len(turns), 3)]
+    assert len(rounds) == 4
+    assert all(sorted(turn) == list(arms) for turn in rounds)
+    assert {turn[0] for turn in rounds[1:]} == set(arms)
+    for arm in arms:
+        assert found[arm]["latency_ms_p95"] == found[arm]["latency_ms_p50"] == 1000
+        assert found[arm]["latency_ms_cold"] == 7000
+        assert found[arm]["images_per_s"] == found[arm]["train_images_per_s"] == 4
+
+
+def test_the_first_calls_after_something_else_are_kept_apart_from_the_others(monkeypatch):
+    seconds = iter([9.0, 5.0, 4.0, *[1.0] * 20, 2.0, 3.0])
+    monkeypatch.setattr(measuring, "_seconds", lambda *_: next(seconds))
+    images = torch.randn(4, 3, SIZE, SIZE)
+    found = measuring._one_turn(Tiny("gap"), images, torch.zeros(4, dtype=torch.int64), torch.float32)
+    assert found == {"cold": [9.0], "latency": [1.0] * 20, "inference": [2.0], "training": [3.0]}
+
+
+def test_costs_say_which_kernel_computes_the_head(cost):
+    assert cost["arms"]["noah"]["kernel"] == "cpu"
+    assert cost["arms"]["baseline"]["kernel"] is None
+
+
+def test_memory_is_that_of_weights_and_of_what_a_step_holds():
+    model = Tiny("gap")
+    model.head.fc = torch.nn.Linear(C, 100_000)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    step = 4 * 100_000 * 4  # the scores, which are held once at least, and their gradient
+    images, labels = torch.randn(4, 3, SIZE, SIZE), torch.zeros(4, dtype=torch.int64)
+    measured = peak_memory(model, images, labels)
+    assert 2 * weights + step < measured < 2 * weights + 8 * step, "weights, their gradients, and the step's own"

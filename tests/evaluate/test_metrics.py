@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import recall_score, top_k_accuracy_score
 
 from noah.evaluate.metrics import score
 
@@ -46,6 +47,29 @@ def test_metrics_are_those_of_hand_counted_records(tmp_path):
         "minival_top1": 62.5,
         "final_train_loss": 1.25,
     }
+
+
+def test_shares_of_right_images_are_scikit_learns_at_every_rank(tmp_path):
+    """Labels on each of the five places and on none, some classes without an image, one always mistaken."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(300, 7))
+    label = np.arange(300) % 6
+    logits[label == 2, 2] = -9
+    logits[np.arange(50), label[:50]] = np.sort(logits[:50], axis=1)[:, 2] - 1e-9  # on the fifth place or below
+    columns = {
+        "key": [f"{image:06d}" for image in range(300)],
+        "label": label.astype(np.int32),
+        "top5": list(np.argsort(-logits, axis=1, kind="stable")[:, :5].astype(np.int32)),
+        "top5_prob": [[0.2] * 5] * 300,
+        "label_logprob": np.zeros(300, np.float32),
+    }
+    found = score(*finished_run(tmp_path, samples=300, **columns))
+    for name, k in (("top1", 1), ("top5", 5)):
+        expected = top_k_accuracy_score(label, logits, k=k, labels=range(7))
+        assert found[name] == pytest.approx(100 * expected)
+        assert top_k_accuracy_score(label, logits, k=max(1, k - 1), labels=range(7)) < expected or k == 1
+    recall = recall_score(label, logits.argmax(1), labels=range(6), average=None)
+    assert found["per_class_top1"] == [*pytest.approx(100 * recall), None]
 
 
 def test_metrics_json_holds_what_score_returns(tmp_path):

@@ -47,6 +47,27 @@ def test_precision_and_recall_are_scikit_learns(rule):
         assert values == pytest.approx([100 * precision, 100 * recall, 100 * f1])
 
 
+def test_what_equals_its_threshold_is_predicted_and_what_is_never_predicted_counts_as_nothing():
+    scores = np.full((4, 3), -5.0, np.float32)
+    targets = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 0], [0, 1, 1]], bool)
+    scores[:, 0] = [0.0, -1.0, 0.0, -1.0]  # a probability of just a half
+    scores[:, 1] = [-1.0, -2.0, -1.0, -2.0]  # wrong, and just its threshold
+    thresholds = np.array([0.5, 1 / (1 + np.exp(1.0)), 0.5])
+    found = multi_label_metrics(targets, scores, thresholds)
+    for rule, predicted_here in (
+        ("", np.array([[1, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]], bool)),
+        ("_chosen", np.array([[1, 1, 0], [0, 0, 0], [1, 1, 0], [0, 0, 0]], bool)),
+    ):
+        for letter, average in (("c", "macro"), ("o", "micro")):
+            precision, recall, f1, _ = precision_recall_fscore_support(
+                targets, predicted_here, average=average, zero_division=0
+            )
+            f1 = 2 * precision * recall / (precision + recall) if letter == "c" else f1
+            values = [found[f"{letter}{name}{rule}"] for name in ("p", "r", "f1")]
+            assert values == pytest.approx([100 * precision, 100 * recall, 100 * f1])
+    assert found["cp"] == pytest.approx(100 / 3), "two of three classes are never predicted"
+
+
 def test_loss_is_scikit_learns_mean_over_images_and_classes():
     probabilities = 1 / (1 + np.exp(-SCORES.astype(np.float64)))
     expected = log_loss(TARGETS.reshape(-1), probabilities.reshape(-1))

@@ -100,6 +100,31 @@ def test_scores_and_gradients_are_finite_in_bf16(name):
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
 
 
+@pytest.mark.parametrize("positions", [1, 6])
+@pytest.mark.parametrize("name", MAPS)
+def test_scores_and_gradients_are_finite_in_fp16(name, positions):
+    head = build(name).half()
+    x = features(B, positions, C).half().requires_grad_()
+    out = head(x)
+    out.float().square().sum().backward()
+    assert out.dtype == torch.float16
+    assert out.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_weights_are_made_where_and_as_what_the_caller_says(name):
+    settings = SMALL.get(name, {})
+    on_meta = build_head(name, C, M, device="meta", dtype=torch.float64, **settings)
+    tensors = [*on_meta.parameters(), *on_meta.buffers()]
+    assert {(tensor.device.type, tensor.dtype) for tensor in tensors} == {("meta", torch.float64)}
+    empty = torch.nn.utils.skip_init(HEADS[name], C, M, **settings)
+    assert {name: tensor.shape for name, tensor in empty.state_dict().items()} == {
+        name: tensor.shape for name, tensor in build(name).state_dict().items()
+    }
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_dropout_acts_in_training_only(name):
     torch.manual_seed(0)

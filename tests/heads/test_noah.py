@@ -92,6 +92,19 @@ def test_attention_maps_sum_to_one_over_the_positions():
     torch.testing.assert_close(maps.sum((-2, -1)), torch.ones(B, 4, M))
 
 
+@pytest.mark.parametrize("score", ["softmax", "softmax_categories", "sigmoid", "none"])
+def test_attention_maps_are_those_of_the_heads_own_score(score):
+    head, x = randomised(score=score), features()
+    logits = head.query(x[:, : head.key_channels]).unflatten(1, (4, M))
+    expected = {
+        "softmax": logits.flatten(3).softmax(3).unflatten(3, (H, W)),
+        "softmax_categories": logits.softmax(2),
+        "sigmoid": logits.sigmoid(),
+        "none": logits,
+    }[score]
+    torch.testing.assert_close(head.attention_maps(x), expected)
+
+
 def test_the_attention_is_the_one_that_weighs_the_values():
     """A value of 1 at one position and 0 elsewhere brings that position's attention to light."""
     head, x = randomised(num_heads=1), features()

@@ -194,6 +194,14 @@ def test_defaults_are_those_that_the_config_resolves(tmp_path):
         (["noah_resnet18"], {}, "backbone is 'noah_resnet18', expected one of resnet18, .*, or a model of timm"),
         (["swin_tiny_patch4_window7_224", "token"], {}, "needs a class token, which backbone 'swin_tiny"),
         (["gmixer_24_224"], {"depth": 2}, "timm fixes it for this model"),
+        (["resnet18.a1_in1k"], {}, "backbone is 'resnet18.a1_in1k', expected a name without a tag, 'resnet18'"),
+        (["deit_tiny"], {"depth": 0}, "depth is 0, expected a number from 1 on"),
+        (["gmlp_tiny"], {"depth": -1}, "depth is -1, expected a number from 1 on"),
+        (["deit_tiny"], {"img_size": (64, 96)}, r"img_size is \(64, 96\), expected a number from 1 on"),
+        (["resnet18"], {"img_size": 0}, "img_size is 0, expected a number from 1 on"),
+        (["resnet18"], {"output_stride": 7}, "output_stride is 7, expected one of 2, 4, 8, 16, 32"),
+        (["deit_tiny"], {"drop_path_rate": 1.5}, "drop_path_rate is 1.5, expected at least 0 and below 1"),
+        (["deit_tiny"], {"proj_drop_rate": -0.1}, "proj_drop_rate is -0.1, expected at least 0 and below 1"),
     ],
 )
 def test_what_cannot_be_built_is_one_line_that_says_why(args, kwargs, message):
@@ -223,3 +231,36 @@ def test_without_dilation_every_convolution_is_plain_and_the_weights_are_the_sam
     assert shapes[0] == shapes[1]
     image = torch.zeros(1, 3, 32, 32)
     assert plain.forward_features(image).shape == dilated.forward_features(image).shape
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        (["resnet18"], {"img_size": 32}, "one position: nothing to attend to; larger images or a smaller output_str"),
+        (["mobilenetv2", "csra"], {"img_size": 32}, "or a smaller stem_stride or a smaller output_stride give more"),
+        (["deit_tiny"], {"img_size": 16}, "larger images or a smaller patch_size give more"),
+    ],
+)
+def test_a_head_with_hardly_a_position_to_choose_warns_of_what_gives_more(args, kwargs, message):
+    with torch.device("meta"), pytest.warns(UserWarning, match=message):
+        build_model(*args, **kwargs)
+
+
+@pytest.mark.parametrize("head", ["gap", "gap_hidden", "token"])
+def test_a_head_that_chooses_no_position_is_built_without_a_word(head, recwarn):
+    with torch.device("meta"):
+        build_model("deit_tiny", head, img_size=16)
+        build_model("resnet18", "noah", img_size=64)
+    assert not recwarn.list
+
+
+def test_shapes_are_learned_without_a_copy_of_the_weights():
+    """On the meta device nothing is copied anyway; so this counts what a real build allocates at its peak."""
+    from noah.evaluate.cost import running_maximum
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model = build_model("resnet18", "gap", img_size=64)
+    weights = sum(p.nbytes for p in model.parameters())
+    assert weights < running_maximum(profiler) < 1.5 * weights
+    assert model.on_meta()[0].backbone.conv1.weight.is_meta
+    assert not model.backbone.conv1.weight.is_meta

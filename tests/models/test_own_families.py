@@ -76,3 +76,22 @@ def test_pvt_pools_as_it_is_told(pool, images):
     model = timm.create_model("pvt_tiny_050", img_size=64, num_classes=0, global_pool=pool).eval()
     features = model.forward_features(images)
     torch.testing.assert_close(model(images), features[:, 0] if pool == "token" else features[:, 1:].mean(1))
+
+
+def test_pvts_blocks_are_computed_again_in_the_backward_pass_where_that_is_asked_for(images):
+    model = timm.create_model("pvt_tiny_050", num_classes=3, img_size=images.shape[-1]).train()
+    calls = []
+    for stage in (model.stage1, model.stage2, model.stage3, model.stage4):
+        for block in stage.blocks:
+            block.register_forward_pre_hook(lambda *_: calls.append(1))
+    gradients = []
+    for enabled in (False, True):
+        model.set_grad_checkpointing(enabled)
+        model.zero_grad()
+        calls.clear()
+        model(images).square().sum().backward()
+        gradients.append((len(calls), [parameter.grad.clone() for parameter in model.parameters()]))
+    (once, plain), (twice, again) = gradients
+    assert twice == 2 * once
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other)

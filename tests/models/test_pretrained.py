@@ -62,3 +62,39 @@ def test_what_is_no_safetensors_file_is_named(tmp_path):
     for name, said in (("model.safetensors", "not a safetensors file"), ("absent.safetensors", "no such file")):
         with pytest.raises(ValueError, match=f"{name}: {said}"):
             load_backbone(model, tmp_path / name)
+
+
+def test_weights_of_a_deeper_network_are_refused_though_all_that_is_asked_for_is_there(tmp_path):
+    save_file(timm.create_model("resnet34").state_dict(), tmp_path / "resnet34.safetensors")
+    model = build_model("resnet18", "gap", **SMALL)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    message = r"resnet34.safetensors: \d+ tensors have no place in the backbone, first 'layer1.2.bn1.num_batches_tracked'"
+    with pytest.raises(ValueError, match=message):
+        load_backbone(model, tmp_path / "resnet34.safetensors")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()), "left as it was"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenetv2_100", "convnext_atto", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "mixer_s16_224",
+     "swin_tiny_patch4_window7_224", "resnet18", "efficientnet_b0", "densenet121", "hiera_tiny_224", "pvt_v2_b0"],
+)  # fmt: skip
+def test_timms_own_file_of_a_model_fits_with_its_classifier(tmp_path, name):
+    trained = timm.create_model(name)
+    save_file(trained.state_dict(), tmp_path / "timm.safetensors")
+    model = build_model(name, "gap", num_classes=3)
+    load_backbone(model, tmp_path / "timm.safetensors")
+    theirs = trained.state_dict()
+    for key, tensor in model.backbone.state_dict().items():
+        assert tensor.shape != theirs[key].shape or torch.equal(tensor, theirs[key]), key
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("vit_small_patch14_reg4_dinov2", 0), ("vit_tiny_patch16_224", 1)])
+def test_positions_are_resized_whatever_tokens_stand_before_them(tmp_path, name, prefix):
+    trained = timm.create_model(name, img_size=112, depth=2)
+    save_file(trained.state_dict(), tmp_path / "vit.safetensors")
+    model = build_model(name, "noah", num_classes=3, img_size=224, depth=2)
+    load_backbone(model, tmp_path / "vit.safetensors")
+    grid = model.backbone.patch_embed.grid_size
+    expected = timm.layers.resample_abs_pos_embed(trained.pos_embed[:, prefix:], list(grid), num_prefix_tokens=0)
+    torch.testing.assert_close(model.backbone.pos_embed, expected)

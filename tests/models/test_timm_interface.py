@@ -77,6 +77,18 @@ def test_torch_compile_changes_nothing(backbone, images):
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(images), model(images))
 
 
+@pytest.mark.parametrize("name", ["noah_mobilenetv2_035", "noah_deit_tiny_patch16_224", "noah_gmlp_ti16_050_224"])
+def test_a_whole_model_compiles_for_training_with_any_batch(name):
+    model = timm.create_model(name, num_classes=3, drop_rate=0.1, img_size=64).train()
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    for batch in (2, 3, 5):
+        out = compiled(torch.randn(batch, 3, 64, 64))
+        assert out.shape == (batch, 3)
+        out.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_torch_export_changes_nothing(model, images):
     exported = torch.export.export(model, (images,)).module()
     torch.testing.assert_close(exported(images), model(images))

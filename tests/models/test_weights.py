@@ -20,6 +20,7 @@ from timm.layers import GatedMlp
 from timm.models.mlp_mixer import MlpMixer, SpatialGatingBlock
 
 import noah
+from noah.backbones import BACKBONES
 from noah.evaluate.export import import_weights
 from noah.models import build_model
 from noah.models.weights import load_official_weights
@@ -116,6 +117,18 @@ def test_after_loading_the_scores_are_those_of_the_official_model(name):
     torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [name for name in SHAPES if not name.startswith("noah_")])
+def test_a_baseline_that_timm_itself_gives_takes_the_same_checkpoint(name):
+    arguments, side, _ = MODELS[name]
+    ours = build_model(head="baseline", **arguments).eval()
+    theirs = timm.create_model(BACKBONES[arguments["backbone"]].timm[arguments.get("width", 1.0)]).eval()
+    for model in (ours, theirs):
+        load_official_weights(model, checkpoint(name))
+    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(images), ours(images), rtol=1e-4, atol=1e-5)
+
+
 SMALL = "noah_gmlp_ti16_050_224"
 
 
@@ -130,9 +143,19 @@ def small(head: str = "noah", width: float = 0.5, **kwargs) -> torch.nn.Module:
         lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
         lambda state: {"state_dict": state, "epoch": 300, "arch": "noah", "best_acc1": torch.tensor(70.0)},
         lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, data="/data"), "optimizer": {"state": {}}},
+        lambda state: {"model": state, "model_ema": {key: tensor + 1 for key, tensor in state.items()}},
+        lambda state: {"state_dict_ema": {key: tensor + 1 for key, tensor in state.items()}, "state_dict": state},
         lambda state: {"state_dict": {f"module.{key}": tensor.half() for key, tensor in state.items()}},
     ],
-    ids=["bare", "module", "state_dict", "model", "module-in-state_dict-half"],
+    ids=[
+        "bare",
+        "module",
+        "state_dict",
+        "model",
+        "model-beside-ema",
+        "state_dict-beside-ema",
+        "module-in-state_dict-half",
+    ],
 )
 def test_checkpoints_are_taken_as_they_were_saved(wrap, tmp_path):
     state = checkpoint(SMALL)
@@ -247,8 +270,12 @@ def test_backbones_that_are_not_of_the_paper_are_refused():
     state = checkpoint(SMALL)
     with pytest.raises(ValueError, match="backbone is RegNet, expected one of EfficientNet, MlpMixer"):
         load_official_weights(build_model("regnetx_002", num_heads=4, key_ratio=0.5), state)
-    with pytest.raises(ValueError, match=r"model is ResNet, expected one of noah\.build_model: Classifier"):
-        load_official_weights(timm.create_model("resnet18"), state)
+    with pytest.raises(ValueError, match="backbone is Linear, expected one of EfficientNet, MlpMixer"):
+        load_official_weights(torch.nn.Linear(2, 2), state)
+    with pytest.raises(
+        ValueError, match=r"does not fit the model: .*the head is NOAH.*, expected linear with M = 1000"
+    ):
+        load_official_weights(timm.create_model("gmlp_ti16_050_224"), state)
 
 
 def test_noah_offers_it_without_loading_torch_first():

@@ -87,13 +87,18 @@ def _fit(short_side: int, size: int, mode: InterpolationMode) -> list[Transform]
 
 
 def _pad_crop(size: int, pad_px: int) -> Transform:
-    """As torchvision's RandomCrop with padding, pixels and draws; called as a module, that takes four times as long on
-    small images to ask what they are."""
+    """As torchvision's RandomCrop with padding, pixels and draws, on an image of `size`. Called as a module, that takes
+    longer on small images to ask what they are than to move them; so would making the border."""
 
     def cropped(image: torch.Tensor) -> torch.Tensor:
-        padded = F.pad(image, [pad_px] * 4)
-        top, left = (int(torch.randint(0, 2 * pad_px + 1, ())) if pad_px else 0 for _ in range(2))
-        return padded[:, top : top + size, left : left + size]
+        if not pad_px:
+            return image
+        down, right = (int(torch.randint(0, 2 * pad_px + 1, ())) - pad_px for _ in range(2))
+        pixels, moved = image.numpy(), np.zeros((len(image), size, size), np.uint8)
+        rows, columns = (slice(max(by, 0), max(size + min(by, 0), 0)) for by in (down, right))
+        places = (slice(max(-by, 0), max(size - max(by, 0), 0)) for by in (down, right))
+        moved[:, *places] = pixels[:, rows, columns]
+        return torch.from_numpy(moved)
 
     return cropped
 

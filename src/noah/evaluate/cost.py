@@ -23,8 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from noah.machine import cpu_name
 
 MIB = 2**20
-LATENCIES_PER_ROUND = 5
+LATENCIES_PER_ROUND = 20
 """Batches of one image that are timed each round, so that a p95 means something."""
+COLD_CALLS = 3
+"""Before them, in every round: the first follow a training step of another model, and find caches as that left them."""
 
 
 def measure_cost(
@@ -57,7 +59,9 @@ def measure_cost(
         per arm:
             parameters, head_parameters: All, and the head's.
             macs, head_macs: Of one image; see `count_macs`.
-            latency_ms_p50, latency_ms_p95: Inference of one image.
+            kernel: What computes the head where it has several ways (NOAH), else None.
+            latency_ms_p50, latency_ms_p95: Inference of one image, again and again.
+            latency_ms_cold: The same just after something else, median.
             images_per_s: Inference of `batch` images, median.
             train_images_per_s: Forward, cross-entropy and backward of `batch` images, median; no optimizer.
             peak_memory_mib: Of such a training step; see `peak_memory`.
@@ -78,10 +82,11 @@ def measure_cost(
             "parameters": sum(p.numel() for p in model.parameters()),
             "head_parameters": sum(p.numel() for p in model.get_classifier().parameters()),
             **count_macs(model, images[:1]),
+            "kernel": _kernel(model.get_classifier(), images.device.type),
         }
         for arm, model in models.items()
     }
-    times = {arm: {"latency": [], "inference": [], "training": []} for arm in models}
+    times = {arm: {"cold": [], "latency": [], "inference": [], "training": []} for arm in models}
     names = list(models)
     for turn in range(-1, rounds):
         for arm in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -94,6 +99,7 @@ def measure_cost(
         arms[arm] |= {
             "latency_ms_p50": float(np.percentile(latency_ms, 50)),
             "latency_ms_p95": float(np.percentile(latency_ms, 95)),
+            "latency_ms_cold": 1000 * statistics.median(times[arm]["cold"]),
             "images_per_s": batch / statistics.median(times[arm]["inference"]),
             "train_images_per_s": batch / statistics.median(times[arm]["training"]),
             "peak_memory_mib": peak_memory(model, images, labels, dtype) / MIB,
@@ -109,6 +115,10 @@ def measure_cost(
         "channels_last": channels_last,
         "arms": arms,
     }
+
+
+def _kernel(head: nn.Module, device: str) -> str | None:
+    return head.kernel(device) if hasattr(head, "kernel") else None
 
 
 def count_macs(model: nn.Module, image: Tensor) -> dict[str, int]:
@@ -179,10 +189,10 @@ def _one_turn(model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dty
     """Seconds of each timed call."""
     model.eval()
     with torch.no_grad(), _precision(images, dtype):
-        latency = [_seconds(lambda: model(images[:1]), images) for _ in range(LATENCIES_PER_ROUND)]
+        calls = [_seconds(lambda: model(images[:1]), images) for _ in range(COLD_CALLS + LATENCIES_PER_ROUND)]
         inference = [_seconds(lambda: model(images), images)]
     training = [_seconds(lambda: _train_step(model, images, labels, dtype), images)]
-    return {"latency": latency, "inference": inference, "training": training}
+    return {"cold": calls[:1], "latency": calls[COLD_CALLS:], "inference": inference, "training": training}
 
 
 def _train_step(model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype) -> None:

@@ -26,6 +26,7 @@ class AttentionPool(PooledLinear):
             vision transformers.
         num_heads: Heads of the attention.
         mlp_ratio: R; the MLP behind the attention has R*C hidden units.
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
 
     Raises:
         ValueError: An unknown or impossible argument, heads that do not divide C; in use: features of another shape.
@@ -40,14 +41,17 @@ class AttentionPool(PooledLinear):
         init: str = "default",
         num_heads: int = 8,
         mlp_ratio: float = 4.0,
+        device=None,
+        dtype=None,
     ):
         from timm.layers import AttentionPoolLatent  # heads load without timm
 
         check_divides(in_features, num_heads)
         check_above_zero(mlp_ratio=mlp_ratio)
-        super().__init__(in_features, num_classes, drop_rate, init=init)
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(in_features, num_classes, drop_rate, init=init, **dd)
         self.attention = AttentionPoolLatent(
-            in_features, num_heads=num_heads, mlp_ratio=mlp_ratio, norm_layer=partial(nn.LayerNorm, eps=1e-6)
+            in_features, num_heads=num_heads, mlp_ratio=mlp_ratio, norm_layer=partial(nn.LayerNorm, eps=1e-6), **dd
         )
         for module in self.attention.modules():
             if isinstance(module, nn.Linear):

@@ -42,18 +42,28 @@ class PooledLinear(nn.Module, ABC):
         num_classes: M.
         drop_rate: Dropout on the vector.
         init: How `fc` starts, a name of `INITS`.
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
 
     Raises:
         ValueError: An unknown init, no class, a dropout outside [0, 1).
     """
 
-    def __init__(self, in_features: int, num_classes: int, drop_rate: float = 0.0, *, init: str = "default"):
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        drop_rate: float = 0.0,
+        *,
+        init: str = "default",
+        device=None,
+        dtype=None,
+    ):
         super().__init__()
         check_choice("init", init, INITS)
         check_scores(num_classes, drop_rate)
         self.in_features, self.num_classes, self.drop_rate, self.init = in_features, num_classes, drop_rate, init
         self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(in_features, num_classes)
+        self.fc = nn.Linear(in_features, num_classes, device=device, dtype=dtype)
         INITS[init](self.fc)
 
     @abstractmethod
@@ -72,6 +82,7 @@ class GlobalAveragePool(PooledLinear):
         num_classes: M.
         drop_rate: Dropout on the mean.
         init: `default` (of torch), `zero`, `trunc_normal` (std .02, zero bias), `normal` (std .01, zero bias).
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
     """
 
     def pool(self, x: Tensor) -> Tensor:

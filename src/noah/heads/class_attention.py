@@ -29,6 +29,7 @@ class ClassAttention(PooledLinear):
         mlp_ratio: R; the MLPs have R*C hidden units.
         layer_scale: Where the scales of the blocks start. Small for deep models (CaiT: 1e-5, timm: 1e-4); a short
             training may ask for more.
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
 
     Raises:
         ValueError: An unknown or impossible argument, heads that do not divide C; in use: features of another shape.
@@ -45,19 +46,22 @@ class ClassAttention(PooledLinear):
         num_blocks: int = 2,
         mlp_ratio: float = 4.0,
         layer_scale: float = 1e-4,
+        device=None,
+        dtype=None,
     ):
         from timm.models.cait import LayerScaleBlockClassAttn  # heads load without timm
 
         check_divides(in_features, num_heads)
         check_above_zero(num_blocks=num_blocks, mlp_ratio=mlp_ratio, layer_scale=layer_scale)
-        super().__init__(in_features, num_classes, drop_rate, init=init)
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(in_features, num_classes, drop_rate, init=init, **dd)
         norm = partial(nn.LayerNorm, eps=1e-6)
-        options = {"mlp_ratio": mlp_ratio, "init_values": layer_scale, "qkv_bias": True, "norm_layer": norm}
-        self.token = nn.Parameter(torch.empty(1, 1, in_features))
+        options = {"mlp_ratio": mlp_ratio, "init_values": layer_scale, "qkv_bias": True, "norm_layer": norm, **dd}
+        self.token = nn.Parameter(torch.empty(1, 1, in_features, **dd))
         self.blocks = nn.ModuleList(
             LayerScaleBlockClassAttn(in_features, num_heads, **options) for _ in range(num_blocks)
         )
-        self.norm = norm(in_features)
+        self.norm = norm(in_features, **dd)
         nn.init.trunc_normal_(self.token, std=0.02)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):

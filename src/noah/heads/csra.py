@@ -34,6 +34,7 @@ class CSRA(nn.Module):
         init: `default` (of torch); only the directions of the vectors count.
         num_heads: H: 1, 2, 4, 6 or 8. The paper: 1 for VOC, 4 or 6 for COCO, 8 for its vision transformers.
         lam: Lambda >= 0; 0 leaves the mean alone. The official commands: 0.1 for VOC, 0.5 for COCO.
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
 
     Raises:
         ValueError: An unknown or impossible argument; in use: features of another shape.
@@ -48,6 +49,8 @@ class CSRA(nn.Module):
         init: str = "default",
         num_heads: int = 1,
         lam: float = 0.1,
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         check_scores(num_classes, drop_rate)
@@ -57,7 +60,7 @@ class CSRA(nn.Module):
             raise ValueError(f"lam is {lam}, expected at least 0")
         self.in_features, self.num_classes, self.num_heads, self.lam = in_features, num_classes, num_heads, lam
         self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(in_features, num_heads * num_classes, bias=False)
+        self.fc = nn.Linear(in_features, num_heads * num_classes, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         scores = self._scores(self.drop(as_tokens(x, self.in_features)))

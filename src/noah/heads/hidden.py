@@ -33,6 +33,7 @@ class GapHidden(PooledLinear):
         split_key_value: See NOAH.
         kernel_size: See NOAH.
         merge: See NOAH.
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
 
     Raises:
         ValueError: An unknown or impossible argument, `macs` without positions, a NOAH head that cannot be.
@@ -56,6 +57,8 @@ class GapHidden(PooledLinear):
         split_key_value: bool = True,
         kernel_size: int = 1,
         merge: str = "sum",
+        device=None,
+        dtype=None,
     ):
         check_choice("match", match, MATCHES)
         if match == "macs" and not positions:
@@ -80,8 +83,9 @@ class GapHidden(PooledLinear):
             budget = _macs(noah, positions)
             per_unit = in_features * (positions if self.per_position else 1) + num_classes
         width = max(1, round(budget / per_unit))
-        super().__init__(in_features, num_classes, drop_rate, init=init)
-        self.hidden, self.fc = nn.Linear(in_features, width), nn.Linear(width, num_classes)
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(in_features, num_classes, drop_rate, init=init, **dd)
+        self.hidden, self.fc = nn.Linear(in_features, width, **dd), nn.Linear(width, num_classes, **dd)
         INITS[init](self.fc)
 
     def pool(self, x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class MLDecoder(nn.Module):
         num_groups: K, at most M: with M groups every class has a query of its own.
         embed_dim: D, a multiple of `num_heads`.
         hidden_dim: F.
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
 
     Raises:
         ValueError: An unknown or impossible argument, heads that do not divide D; in use: features of another shape.
@@ -46,24 +47,29 @@ class MLDecoder(nn.Module):
         num_groups: int = 100,
         embed_dim: int = 768,
         hidden_dim: int = 2048,
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         check_scores(num_classes, drop_rate)
         check_choice("init", init, ("default",))
         check_above_zero(num_groups=num_groups, hidden_dim=hidden_dim)
         check_divides(embed_dim, num_heads)
-        groups = min(num_groups, num_classes)
+        groups, dd = min(num_groups, num_classes), {"device": device, "dtype": dtype}
         self.in_features, self.num_classes = in_features, num_classes
-        self.register_buffer("queries", torch.randn(groups, embed_dim))
-        self.embed = nn.Linear(in_features, embed_dim)
-        self.attention = nn.MultiheadAttention(embed_dim, num_heads, dropout=drop_rate, batch_first=True)
+        self.register_buffer("queries", torch.randn(groups, embed_dim, **dd))
+        self.embed = nn.Linear(in_features, embed_dim, **dd)
+        self.attention = nn.MultiheadAttention(embed_dim, num_heads, dropout=drop_rate, batch_first=True, **dd)
         self.mlp = nn.Sequential(
-            nn.Linear(embed_dim, hidden_dim), nn.ReLU(), nn.Dropout(drop_rate), nn.Linear(hidden_dim, embed_dim)
+            nn.Linear(embed_dim, hidden_dim, **dd),
+            nn.ReLU(),
+            nn.Dropout(drop_rate),
+            nn.Linear(hidden_dim, embed_dim, **dd),
         )
-        self.query_norm, self.attention_norm, self.mlp_norm = (nn.LayerNorm(embed_dim) for _ in range(3))
+        self.query_norm, self.attention_norm, self.mlp_norm = (nn.LayerNorm(embed_dim, **dd) for _ in range(3))
         self.drop = nn.Dropout(drop_rate)
-        self.group_weight = nn.Parameter(torch.empty(groups, embed_dim, -(-num_classes // groups)))
-        self.bias = nn.Parameter(torch.zeros(num_classes))
+        self.group_weight = nn.Parameter(torch.empty(groups, embed_dim, -(-num_classes // groups), **dd))
+        self.bias = nn.Parameter(torch.zeros(num_classes, **dd))
         nn.init.xavier_normal_(self.group_weight)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from noah.backbones import split_channels
 from noah.heads.checks import check_choice, check_scores
-from noah.heads.kernels import choose
+from noah.heads.kernels import best, choose
 from noah.heads.kernels.inference import FusedNOAH
 from noah.heads.kernels.reference import SCORES, attention
 from noah.heads.positions import as_map
@@ -84,7 +84,8 @@ class NOAH(nn.Module):
             that starts as the sum.
         init: `official` (Kaiming normal, fan out), `official_mlp` (LeCun normal), `small_m` (right for few classes).
         impl: `auto` or a name of `noah.heads.kernels.IMPLEMENTATIONS`. All give the same scores; `auto` takes the
-            leanest one for the features at hand, and never compiles.
+            leanest one for the features at hand, and never compiles. May be set later.
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
 
     Raises:
         ValueError: An unknown or impossible argument, channels that N and r do not divide; in use: features of another
@@ -106,6 +107,8 @@ class NOAH(nn.Module):
         merge: str = "sum",
         init: str = "official",
         impl: str = "auto",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         check_choice("score", score, SCORES)
@@ -117,19 +120,18 @@ class NOAH(nn.Module):
         self.key_ratio, self.drop_rate = key_ratio, drop_rate
         self.score, self.merge, self.kernel_size, self.init = score, merge, kernel_size, init
         self.split_key_value = split_key_value
-        self.impl = impl
         self.paper = score == "softmax" and split_groups and split_key_value and kernel_size == 1
-        compute = choose(impl, paper=self.paper)
-        self._compute = compute if self.paper else partial(compute, score=score)
+        self.impl = impl
 
         self.key_channels, self.value_channels = split_channels(
             in_features, num_heads, key_ratio, split_groups=split_groups, split_key_value=split_key_value
         )
         groups = num_heads if split_groups else 1
-        outputs, shape = num_heads * num_classes, {"kernel_size": kernel_size, "padding": kernel_size // 2}
-        self.query = nn.Conv2d(self.key_channels, outputs, groups=groups, **shape)
-        self.value = nn.Conv2d(self.value_channels, outputs, groups=groups, **shape)
-        self.project = nn.Linear(outputs, num_classes) if merge == "concat+linear" else nn.Identity()
+        outputs, dd = num_heads * num_classes, {"device": device, "dtype": dtype}
+        shape = {"groups": groups, "kernel_size": kernel_size, "padding": kernel_size // 2}
+        self.query = nn.Conv2d(self.key_channels, outputs, **shape, **dd)
+        self.value = nn.Conv2d(self.value_channels, outputs, **shape, **dd)
+        self.project = nn.Linear(outputs, num_classes, **dd) if merge == "concat+linear" else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -141,6 +143,22 @@ class NOAH(nn.Module):
             with torch.no_grad():
                 self.project.weight.copy_(torch.eye(self.num_classes).repeat(1, self.num_heads))
             nn.init.zeros_(self.project.bias)
+
+    @property
+    def impl(self) -> str:
+        """`auto`, or the name of the kernel that computes."""
+        return self._impl
+
+    @impl.setter
+    def impl(self, name: str) -> None:
+        compute = choose(name, paper=self.paper)
+        self._impl, self._compute = name, compute if self.paper else partial(compute, score=self.score)
+
+    def kernel(self, device: str) -> str:
+        """The name of `noah.heads.kernels.IMPLEMENTATIONS` that computes on a device, `cpu` or `cuda`."""
+        if self.impl != "auto":
+            return self.impl
+        return best(device) if self.paper else "reference"
 
     def forward(self, x: Tensor) -> Tensor:
         x, drop_rate = self._as_map(x), self.drop_rate if self.training else 0.0

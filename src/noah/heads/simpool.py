@@ -1,5 +1,6 @@
 """SimPool (Psomas et al., "Keep It SimPool", ICCV 2023, arXiv 2309.06891; official code billpsomas/simpool)."""
 
+import torch
 from torch import Tensor, nn
 
 from noah.heads.baselines import PooledLinear
@@ -28,26 +29,39 @@ class SimPool(PooledLinear):
         drop_rate: Dropout before the last layer.
         init: How the last layer starts, as GlobalAveragePool.
         gamma: Exponent > 0 of the generalised mean: 2 for CNNs, 1.25 for vision transformers in the paper.
+        device, dtype: Where and as what the weights are made, as in torch's own layers.
 
     Raises:
         ValueError: An unknown or impossible argument; in use: features of another shape.
     """
 
     def __init__(
-        self, in_features: int, num_classes: int, drop_rate: float = 0.0, *, init: str = "default", gamma: float = 2.0
+        self,
+        in_features: int,
+        num_classes: int,
+        drop_rate: float = 0.0,
+        *,
+        init: str = "default",
+        gamma: float = 2.0,
+        device=None,
+        dtype=None,
     ):
         check_above_zero(gamma=gamma)
-        super().__init__(in_features, num_classes, drop_rate, init=init)
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(in_features, num_classes, drop_rate, init=init, **dd)
         self.gamma = gamma
-        self.norm = nn.LayerNorm(in_features, eps=1e-6)
-        self.query = nn.Linear(in_features, in_features, bias=False)
-        self.key = nn.Linear(in_features, in_features, bias=False)
+        self.norm = nn.LayerNorm(in_features, eps=1e-6, **dd)
+        self.query = nn.Linear(in_features, in_features, bias=False, **dd)
+        self.key = nn.Linear(in_features, in_features, bias=False, **dd)
 
     def pool(self, x: Tensor) -> Tensor:
         x = as_tokens(x, self.in_features)
         patches = self.norm(x)
-        values = patches - patches.amin((1, 2), keepdim=True) + EPSILON
-        return (self._attention(x, patches) @ values.pow(self.gamma)).pow(1 / self.gamma).squeeze(1)
+        weights, values = self._attention(x, patches), patches - patches.amin((1, 2), keepdim=True)
+        # In half precision EPSILON to the power of gamma is 0, whose root has no gradient.
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        values = (values.to(dtype) + EPSILON).pow(self.gamma)
+        return (weights.to(dtype) @ values).pow(1 / self.gamma).squeeze(1).to(x.dtype)
 
     def position_weights(self, x: Tensor) -> Tensor:
         """(B, 1, L): its attention, the same for all classes."""

@@ -1,6 +1,7 @@
 """From the names of a study to a model."""
 
 import inspect
+import warnings
 from functools import lru_cache
 
 import timm
@@ -11,9 +12,14 @@ from torch import nn
 from noah.backbones import BACKBONES, Backbone, paper_head
 from noah.heads import HEADS
 from noah.models import deit, mobilenetv3, pvt, shufflenetv2  # noqa: F401  (they register their names in timm)
-from noah.models.classifier import Classifier
+from noah.models.classifier import POOLS_FIRST, Classifier
 from noah.models.features import probe
 from noah.models.mlps import MLPS, create_mlp
+
+OUTPUT_STRIDES = (2, 4, 8, 16, 32)
+"""Pixels per position that strides of 2 can give."""
+FEWEST_POSITIONS = 4
+"""Below, a head that weighs positions is hardly another model than their mean."""
 
 
 def build_model(
@@ -62,7 +68,11 @@ def build_model(
     Raises:
         ValueError: An unknown name or width, an argument that this backbone or head lacks, channels that N and r do not
             divide, an image that the patches do not divide, a model of timm whose features no head can take.
+
+    Warns:
+        UserWarning: A head that weighs positions has fewer than four.
     """
+    _check_arguments(backbone, img_size, depth, output_stride, proj_drop_rate, drop_path_rate)
     published = BACKBONES.get(backbone)
     timm_name, arguments = _timm_name(backbone, published, width), dict(published.body) if published else {}
     head, defaults = paper_head(head, published)
@@ -98,8 +108,43 @@ def build_model(
     img_size = img_size or body.default_cfg["input_size"][-1]
     _check(body, backbone, head, img_size)
     features = probe(body, backbone, in_chans, img_size)
+    _warn_of_few_positions(features.positions, backbone, head, accepted, hasattr(body, "conv_stem"))
     shape = {"img_size": img_size, "in_chans": in_chans}
     return Classifier(body, features, head, num_classes, **shape, global_pool=global_pool, **head_kwargs)
+
+
+def _check_arguments(
+    backbone: str,
+    img_size: int | None,
+    depth: int | None,
+    output_stride: int | None,
+    proj_drop_rate: float,
+    drop_path_rate: float,
+) -> None:
+    """Refuse, in one line, what timm accepts in silence or dies of."""
+    if "." in backbone:
+        raise ValueError(
+            f"backbone is '{backbone}', expected a name without a tag, '{backbone.partition('.')[0]}': "
+            "weights are not downloaded here (docs/weights.md)"
+        )
+    for name, value in (("img_size", img_size), ("depth", depth), ("output_stride", output_stride)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"backbone '{backbone}': {name} is {value}, expected a number from 1 on")
+    if output_stride is not None and output_stride not in OUTPUT_STRIDES:
+        expected = ", ".join(map(str, OUTPUT_STRIDES))
+        raise ValueError(f"backbone '{backbone}': output_stride is {output_stride}, expected one of {expected}")
+    for name, value in (("proj_drop_rate", proj_drop_rate), ("drop_path_rate", drop_path_rate)):
+        if not 0 <= value < 1:
+            raise ValueError(f"backbone '{backbone}': {name} is {value}, expected at least 0 and below 1")
+
+
+def _warn_of_few_positions(positions: int, backbone: str, head: str, accepted: frozenset[str], stem: bool) -> None:
+    if positions >= FEWEST_POSITIONS or head in POOLS_FIRST or getattr(HEADS.get(head), "takes_class_token", False):
+        return
+    ways = [name for name in ("output_stride", "patch_size") if name in accepted]
+    ways = ["larger images", *(["a smaller stem_stride"] if stem else []), *(f"a smaller {name}" for name in ways)]
+    said = "one position: nothing to attend to" if positions == 1 else f"{positions} positions"
+    warnings.warn(f"head '{head}' on backbone '{backbone}' sees {said}; {' or '.join(ways)} give more", stacklevel=3)
 
 
 def describe(model: Classifier) -> dict:

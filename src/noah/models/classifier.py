@@ -8,7 +8,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from noah.heads import HEADS, build_head
-from noah.models.features import Features
+from noah.models.features import Features, without_weights
 from noah.models.registry import INPUT_KEYS
 
 POOLS_FIRST = ("gap", "gap_hidden")
@@ -171,7 +171,7 @@ class Classifier(nn.Module):
     def on_meta(self) -> tuple["Classifier", Tensor]:
         """A copy that computes shapes only, and one image for it (1, in_chans, img_size, img_size)."""
         image = torch.empty(1, self.in_chans, self.img_size, self.img_size, device="meta")
-        return copy.deepcopy(self).to("meta").eval(), image
+        return without_weights(self).eval(), image
 
     def _cfg(self) -> dict:
         """timm's description of a model: input, names of the first convolutions and of the classifier's layers."""

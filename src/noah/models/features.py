@@ -38,7 +38,7 @@ def probe(backbone: nn.Module, name: str, in_chans: int, img_size: int) -> Featu
         ValueError: Images of this size do not fit, or the features are no map and no tokens of `num_features`
             channels, or there are layers behind them that cannot be applied to every position.
     """
-    shadow = copy.deepcopy(backbone).to("meta").eval()
+    shadow = without_weights(backbone).eval()
     image = torch.empty(1, in_chans, img_size, img_size, device="meta")
     try:
         features = shadow.forward_features(image)
@@ -62,6 +62,17 @@ def probe(backbone: nn.Module, name: str, in_chans: int, img_size: int) -> Featu
     return Features(
         layout, channels, positions, prefix, tuple(moved), between, after.shape[axis] if keeps else channels
     )
+
+
+def without_weights(module: nn.Module) -> nn.Module:
+    """A copy on the meta device, which computes shapes only. The weights are not copied on the way."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): _on_meta(tensor) for tensor in tensors})
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    empty = tensor.detach().to("meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 def _size(x: Tensor, axis: int) -> torch.Size:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from timm.models import EfficientNet, MlpMixer, ResNet, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from noah.models.classifier import Classifier
 from noah.models.mobilenetv3 import MobileNetV3Small
@@ -65,12 +65,13 @@ HEAD = [
 """The same for the heads of all families: CNNs have pooling and dropout in front of their linear layer."""
 
 
-def load_official_weights(model: Classifier, path_or_state_dict: str | Path | Mapping) -> None:
+def load_official_weights(model: nn.Module, path_or_state_dict: str | Path | Mapping) -> None:
     """Fill a model with a released checkpoint: every tensor of the checkpoint is used, every tensor of ours filled.
 
     Args:
-        model: From `noah.build_model` or `timm.create_model("noah_…")`, as published: same width, N, r, M and image
-            size. On an error it is left as it was.
+        model: From `noah.build_model` or `timm.create_model("noah_…")`, or for a baseline what `timm.create_model`
+            itself gives (`resnet18`, `pvt_tiny`); as published: same width, N, r, M and image size. On an error it is
+            left as it was.
         path_or_state_dict: A .pth file, or its content: a state dict, or a dict that holds one as `state_dict` or
             `model`; `module.` in front of the names is dropped.
 
@@ -82,16 +83,15 @@ def load_official_weights(model: Classifier, path_or_state_dict: str | Path | Ma
         source, content = "state dict", path_or_state_dict
     else:
         source, content = str(path_or_state_dict), read_checkpoint(Path(path_or_state_dict))
-    if not isinstance(model, Classifier):
-        raise ValueError(f"model is {type(model).__name__}, expected one of noah.build_model: Classifier")
-    backbone = type(model.backbone)
+    backbone = type(model.backbone if isinstance(model, Classifier) else model)
     if backbone not in RENAMED:
         known = ", ".join(sorted(kind.__name__ for kind in RENAMED))
         raise ValueError(f"{source}: the model's backbone is {backbone.__name__}, expected one of {known}")
     official = _state_dict(content, source)
     names = {key: _our_name(key.removeprefix("module."), RENAMED[backbone]) for key in official}
-    _check_fit(model, official, names, source)
-    model.load_state_dict({names[key]: tensor for key, tensor in official.items()})
+    places = {_as_classifier(model, name): name for name in model.state_dict()}
+    _check_fit(model, places, official, names, source)
+    model.load_state_dict({places[names[key]]: tensor for key, tensor in official.items()})
 
 
 def read_checkpoint(path: Path) -> object:
@@ -141,9 +141,25 @@ def _our_name(key: str, renamed: list[tuple[str, str]]) -> str:
     return f"backbone.{key}"
 
 
-def _check_fit(model: Classifier, official: dict[str, Tensor], names: dict[str, str], source: str) -> None:
-    """ValueError that names the first tensors that do not fit, and what that says of the checkpoint."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def _as_classifier(model: nn.Module, name: str) -> str:
+    """The name that a tensor of the model has, or would have, in a `Classifier`."""
+    if isinstance(model, Classifier):
+        return name
+    classifier = f"{model.default_cfg['classifier']}."
+    return f"head.fc.{name.removeprefix(classifier)}" if name.startswith(classifier) else f"backbone.{name}"
+
+
+def _check_fit(
+    model: nn.Module, places: dict[str, str], official: dict[str, Tensor], names: dict[str, str], source: str
+) -> None:
+    """ValueError that names the first tensors that do not fit, and what that says of the checkpoint.
+
+    Args:
+        places: Name in a `Classifier` to the model's own name.
+        names: Name in the checkpoint to that in a `Classifier`.
+    """
+    tensors = model.state_dict()
+    expected = {name: tuple(tensors[own].shape) for name, own in places.items()}
     found = {names[key]: tuple(tensor.shape) for key, tensor in official.items()}
     if len(found) < len(official):
         doubled = [key for key, name in names.items() if list(names.values()).count(name) > 1]

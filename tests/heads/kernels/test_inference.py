@@ -26,6 +26,14 @@ def test_scores_and_attention_are_those_of_the_head(head, shape):
         torch.testing.assert_close(fused.attention_maps(features), head.attention_maps(features), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_fused_head_computes_in_the_dtype_of_autocast(head, dtype):
+    fused, x = head.fuse(), torch.randn(3, 21, 4, 2)
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        assert fused(x).dtype == head(x).dtype == dtype
+        torch.testing.assert_close(fused(x), head(x), atol=0.1, rtol=0.05)
+
+
 def test_only_what_inference_needs_is_left_and_the_head_is_as_it_was(head):
     before = copy.deepcopy(head.state_dict())
     fused = head.fuse()
@@ -50,9 +58,16 @@ def test_compilers_exporters_autocast_copies_and_gradients_of_the_features_work(
     torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
 
 
-def test_training_and_other_heads_are_refused_in_words(head):
-    with pytest.raises(ValueError, match="of a fused NOAH head"):
-        head.fuse().train()
+def test_a_model_with_a_fused_head_trains_as_a_whole_or_not_at_all(head):
+    model = nn.Sequential(nn.Dropout(0.5), head.fuse())
+    with pytest.warns(UserWarning, match="a fused NOAH head does not train"):
+        model.train()
+    assert (model.training, model[0].training, model[1].training) == (True, True, False)
+    model.eval()
+    assert not model[0].training
+
+
+def test_a_training_head_and_other_heads_are_refused_in_words(head):
     with pytest.raises(ValueError, match="training mode, expected eval"):
         head.train().fuse()
     for switch in ({"score": "sigmoid"}, {"merge": "max"}, {"kernel_size": 3}, {"split_groups": False}):

@@ -22,8 +22,9 @@ SHAPES = {  # B, C, L, M, N, r
 
 @pytest.fixture(autouse=True)
 def several_tiles(monkeypatch):
-    """Two images of these small shapes make a tile, and are worth a look at their norms."""
+    """Two images of these small shapes make a tile, two channels a product, and all are worth a look at their norms."""
     monkeypatch.setattr(tiles, "TILE_NUMBERS", 80)
+    monkeypatch.setattr(tiles, "CHANNELS", 2)
     monkeypatch.setattr(tiles, "FEWEST_ROWS", 1)
 
 
@@ -177,6 +178,20 @@ def test_bfloat16_is_within_1e2_of_the_reference_of_the_same_weights():
     assert_close(given, gradients(reference, x.double()), 1e-2)
 
 
+def test_sums_over_positions_are_never_in_half_precision():
+    """512 values of 1 have a mean of 1; a sum in bfloat16 stops at 256."""
+    head = NOAH(4, 3, 1, 0.5, impl="cpu").bfloat16()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+        head.value.weight[:, 0] = 1
+    x = torch.ones(2, 512, 4, dtype=torch.bfloat16, requires_grad=True)
+    out = head(x)
+    assert (out == 1).all()
+    out.sum().backward()
+    assert (head.value.weight.grad == 2).all()
+
+
 def test_float16_works_on_a_cpu():
     reference, head, x = pair("even")
     torch.testing.assert_close(head.half()(x.half()).double(), reference(x), atol=0.1, rtol=0.01)
@@ -326,14 +341,13 @@ def test_checkpointing_draws_the_same_mask_again():
 
 
 @pytest.mark.parametrize("impl", ["cpu", "auto", "compile"])
-def test_compilers_and_exporters_see_the_reference(impl):
+def test_exporters_see_the_reference(impl):
     reference, head, x = pair("even", impl)
     x, expected = x.float(), reference(x).float()
     exported = torch.export.export(head, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     assert any("conv" in str(node.target) for node in exported.graph.nodes)
-    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)
     traced = torch.jit.trace(head, x, check_trace=False)
-    for call in (exported.module(), compiled, traced):
+    for call in (exported.module(), traced):
         torch.testing.assert_close(call(x), expected, atol=1e-4, rtol=1e-4)
 
 

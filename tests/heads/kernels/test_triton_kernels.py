@@ -62,6 +62,33 @@ assert abs(kept.var() / (16 * 0.3 * 0.7) - 1) < 0.1
 first.sum().backward()
 assert torch.allclose(head.value.bias.grad.view(2, 50), first.sum(0), rtol=1e-4)
 
+# The gradient of the keys knows the mask, and what nobody wants is not computed.
+head = NOAH(24, 5, 2, drop_rate=0.4)
+for parameter in head.parameters():
+    nn.init.normal_(parameter, std=0.5)
+x = torch.randn(3, 24, 9, 1)
+def loss(weight):
+    torch.manual_seed(5)
+    query = torch.nn.Conv2d(12, 10, 1, groups=2)
+    query.weight, query.bias = nn.Parameter(weight), head.query.bias
+    torch.manual_seed(5)
+    out = triton_kernels.forward(x, query, head.value, num_heads=2, drop_rate=0.4)
+    return (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum(), query.weight
+value, weight = loss(head.query.weight.detach())
+value.backward()
+step = 1e-2 * weight.grad / weight.grad.norm()
+with torch.no_grad():
+    slope = (loss(weight + step)[0] - loss(weight - step)[0]) / 2
+assert abs(slope / (weight.grad * step).sum() - 1) < 0.02
+multiplied, mm = [], torch.mm
+torch.mm = lambda *a, **k: multiplied.append(1) or mm(*a, **k)
+for frozen, products in ((head.query, 6), (head.value, 4)):
+    frozen.requires_grad_(False)
+    multiplied.clear()
+    triton_kernels.forward(x.requires_grad_(), head.query, head.value, num_heads=2, drop_rate=0.0).sum().backward()
+    assert len(multiplied) == products
+torch.mm = mm
+
 # A fused head takes the kernel where it is the best there is.
 from noah.heads.kernels import BEST
 head = NOAH(21, 11, 3, 0.3).eval()

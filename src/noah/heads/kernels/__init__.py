@@ -15,9 +15,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 from noah.heads.checks import check_choice
-from noah.heads.kernels import compiled, pointwise, reference, tiles
+from noah.heads.kernels import compiled, opaque, pointwise, reference, tiles
 from noah.heads.kernels.refusals import check_dtypes
 
 
@@ -62,7 +63,7 @@ def choose(impl: str, *, paper: bool) -> Callable[..., Tensor]:
 
 
 def _forward(impl: str, x: Tensor, query: nn.Conv2d, value: nn.Conv2d, **settings) -> Tensor:
-    if wants_plain_operations(x):
+    if wants_plain_operations(x) or not (is_plain(query) and is_plain(value)):
         return reference.forward(x, query, value, **settings)
     device = x.device.type
     if impl == "auto":
@@ -71,6 +72,8 @@ def _forward(impl: str, x: Tensor, query: nn.Conv2d, value: nn.Conv2d, **setting
         raise ValueError(f"impl is '{impl}' and the features are on {device}, expected {DEVICES[impl]}")
     if impl != "reference":
         check_dtypes(x, query.weight, value.weight)
+        if torch.compiler.is_compiling():
+            return opaque.forward("cpu" if impl == "compile" else impl, x, query, value, **settings)
     return IMPLEMENTATIONS[impl](x, query, value, **settings)
 
 
@@ -80,11 +83,22 @@ def best(device: str) -> str:
     return "reference" if impl == "triton" and find_spec("triton") is None else impl
 
 
+def is_plain(conv: nn.Module) -> bool:
+    """Whether it does what its `weight` and `bias` say and nothing else.
+
+    Pruning, `spectral_norm`, adapters, Grad-CAM's hooks and FSDP all hang on calling the module, or replace it.
+    """
+    hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
+    return type(conv) is nn.Conv2d and not any(hooks) and not _has_any_global_hook()
+
+
 def wants_plain_operations(x: Tensor) -> bool:
-    """Whether someone looks on who cannot see through a kernel: compilers, exporters, torch.func, forward mode."""
+    """Whether someone looks on who cannot see through a kernel: exporters, torch.func, forward mode.
+
+    `torch.compile` can: it calls the kernel as one operator (`opaque`).
+    """
     return (
-        torch.compiler.is_compiling()
-        or torch.compiler.is_exporting()
+        torch.compiler.is_exporting()
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0

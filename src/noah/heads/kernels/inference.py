@@ -1,9 +1,11 @@
 """A trained NOAH head with everything gone that inference does not need."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
-from noah.heads.kernels import best, pointwise, tiles, wants_plain_operations
+from noah.heads.kernels import best, is_plain, opaque, pointwise, tiles, wants_plain_operations
 from noah.heads.kernels.refusals import check_dtypes, dtype_of
 from noah.heads.positions import as_map
 
@@ -21,7 +23,7 @@ class FusedNOAH(nn.Module):
         head: A `NOAH` in eval mode with the paper's attention and merge `sum`.
 
     Raises:
-        ValueError: Another head; later: `train()`.
+        ValueError: Another head, or one whose convolutions are not plain (hooks, adapters, parametrizations).
     """
 
     def __init__(self, head: nn.Module):
@@ -33,6 +35,12 @@ class FusedNOAH(nn.Module):
                 f"fuse() of a head with {head.extra_repr()}, expected score softmax, merge sum, kernel_size 1, "
                 "split groups, split keys and values"
             )
+        for name, conv in (("query", head.query), ("value", head.value)):
+            if not is_plain(conv):
+                raise ValueError(
+                    f"fuse() of a head whose {name} is a {type(conv).__name__} with hooks, an adapter or a "
+                    "parametrization, expected a plain Conv2d: merge or remove them first"
+                )
         self.in_features, self.num_heads, self.num_classes = head.in_features, head.num_heads, head.num_classes
         shape = (head.num_heads, head.num_classes, -1)
         for name, conv in (("key_weight", head.query), ("value_weight", head.value)):
@@ -54,6 +62,9 @@ class FusedNOAH(nn.Module):
         device = x.device.type
         dtype = dtype_of(x)
         weights = [w.transpose(1, 2).to(dtype) for w in (self.key_weight, self.value_weight)]
+        if torch.compiler.is_compiling():
+            heads, _ = opaque.pool(impl, None, x.to(dtype), *weights, None, None, 0.0)
+            return (heads.sum(1) + self.bias).to(dtype)
         with torch.autocast(device, enabled=False):
             heads = (_on_gpu if impl == "triton" else _on_cpu)(x.to(dtype), *weights)
             return (heads.sum(1) + self.bias).to(dtype)
@@ -66,10 +77,10 @@ class FusedNOAH(nn.Module):
         return maps.unflatten(-1, x.shape[2:]) if x.ndim == 4 else maps
 
     def train(self, mode: bool = True) -> "FusedNOAH":
-        """ValueError: it cannot train."""
+        """Stays as it is, with a warning: a model around it may train, this head does not."""
         if mode:
-            raise ValueError("train() of a fused NOAH head, expected the head it was made of")
-        return super().train(mode)
+            warnings.warn("a fused NOAH head does not train: its weights stay as they are", stacklevel=2)
+        return super().train(False)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.num_classes}, num_heads={self.num_heads}"

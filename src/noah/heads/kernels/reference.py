@@ -52,5 +52,6 @@ def forward(
     weights = attention(x, query, num_heads=num_heads, score=score)
     values = x[:, x.shape[1] - value.in_channels :]
     scores = value(values).flatten(2).unflatten(1, (num_heads, -1))
-    scores = F.dropout(scores, drop_rate, training=drop_rate > 0)
+    if drop_rate:
+        scores = F.dropout(scores, drop_rate)
     return (weights * scores).sum(dim=-1)

@@ -65,10 +65,10 @@ def forward(
         return (heads / (1 - drop_rate) if drop_rate else heads + value_bias).to(dtype)
 
 
-def draw_seeds(x: Tensor, weight: Tensor) -> Tensor:
-    """Two random words for each tile, (tiles, N, 2), from torch's default generator."""
+def draw_seeds(x: Tensor, weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Two random words for each tile, (tiles, N, 2); default: from torch's default generator."""
     shape = (len(_slices(x, weight)), len(weight), 2)
-    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=x.device)
+    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=x.device, generator=generator)
 
 
 def _slices(x: Tensor, weight: Tensor) -> list[slice]:
@@ -148,6 +148,53 @@ def _add_product(total: Tensor, rows: Tensor, grad: Tensor) -> None:
         part += matmul(channels.t(), grad)
 
 
+def pool_all_backward(
+    grad, x, key_weight, value_weight, bias, seeds, pooled, drop_rate, shift, pointwise, wanted
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of `pool_all` with respect to x, both weights and the bias; None for those that nobody wants.
+
+    Args:
+        grad: Of what `pool_all` returned, (B, N, M).
+        pooled: What it returned.
+        wanted: Whether each of the four is.
+    """
+    of_x, of_key, of_value, of_bias = wanted
+    L = x.shape[1]
+    N, M, _ = key_weight.shape
+    dx = torch.empty_like(x) if of_x else None
+    d_key_weight = key_weight.new_empty(key_weight.shape) if of_key else None
+    d_value_weight = value_weight.new_empty(value_weight.shape) if of_value else None
+    d_bias = torch.zeros_like(bias, dtype=pooled.dtype) if of_bias else None
+    for n in range(N):
+        key_part, value_part = _parts(n, key_weight, value_weight)
+        inner = None if bias is None else bias[n]
+        d_key = _sums(d_key_weight[n], pooled.dtype) if of_key else None
+        d_value = _sums(d_value_weight[n], pooled.dtype) if of_value else None
+        for index, images in enumerate(_slices(x, key_weight)):
+            k = linear(_key_rows(x, images, key_part), key_weight[n]).view(-1, L, M)
+            v = linear(_rows(x, images, value_part), value_weight[n], inner).view(-1, L, M)
+            keep = _keep(seeds, index, n, k.shape, drop_rate, pooled.dtype)
+            dk, dv = pointwise.pool_backward(k, v, keep, shift, pooled[images, n], grad[images, n])
+            del k, v, keep  # as soon as may be: tiles are what a step holds most of
+            dk, dv = dk.view(-1, M), dv.view(-1, M)
+            if of_key:
+                _add_product(d_key, _rows(x, images, key_part), dk)
+            if of_x:
+                dx[images, :, key_part] = matmul(dk, key_weight[n]).view(-1, L, key_weight.shape[2])
+            del dk
+            if of_value:
+                _add_product(d_value, _rows(x, images, value_part), dv)
+            if of_x:
+                dx[images, :, value_part] = matmul(dv, value_weight[n]).view(-1, L, value_weight.shape[2])
+            if of_bias:
+                d_bias[n] += dv.sum(0)
+            del dv
+        for total, d_weight in ((d_key, d_key_weight), (d_value, d_value_weight)):
+            if total is not None:
+                d_weight[n] = total.t().clone(memory_format=torch.contiguous_format)
+    return dx, d_key_weight, d_value_weight, d_bias.to(bias.dtype) if of_bias else None
+
+
 class _Tiles(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cpu")
@@ -161,39 +208,6 @@ class _Tiles(torch.autograd.Function):
     @custom_bwd(device_type="cpu")
     def backward(ctx, grad):
         check_backward(grad)
-        x, key_weight, value_weight, bias, seeds, pooled = ctx.saved_tensors
-        drop_rate, shift, pointwise = ctx.settings
-        L = x.shape[1]
-        N, M, _ = key_weight.shape
-        dx = torch.empty_like(x)
-        d_key_weight, d_value_weight = (t.new_empty(t.shape) for t in (key_weight, value_weight))
-        d_bias = None if bias is None else torch.zeros_like(bias, dtype=pooled.dtype)
-        for n in range(N):
-            key_part, value_part = _parts(n, key_weight, value_weight)
-            inner = None if bias is None else bias[n]
-            d_key, d_value = (_sums(t[n], pooled.dtype) for t in (d_key_weight, d_value_weight))
-            for index, images in enumerate(_slices(x, key_weight)):
-                k = linear(_key_rows(x, images, key_part), key_weight[n]).view(-1, L, M)
-                v = linear(_rows(x, images, value_part), value_weight[n], inner).view(-1, L, M)
-                keep = _keep(seeds, index, n, k.shape, drop_rate, pooled.dtype)
-                dk, dv = pointwise.pool_backward(k, v, keep, shift, pooled[images, n], grad[images, n])
-                del k, v, keep  # as soon as may be: tiles are what a step holds most of
-                dk, dv = dk.view(-1, M), dv.view(-1, M)
-                _add_product(d_key, _rows(x, images, key_part), dk)
-                dx[images, :, key_part] = matmul(dk, key_weight[n]).view(-1, L, d_key.shape[0])
-                del dk
-                _add_product(d_value, _rows(x, images, value_part), dv)
-                dx[images, :, value_part] = matmul(dv, value_weight[n]).view(-1, L, d_value.shape[0])
-                if bias is not None:
-                    d_bias[n] += dv.sum(0)
-                del dv
-            for total, d_weight in ((d_key, d_key_weight), (d_value, d_value_weight)):
-                d_weight[n] = total.t().clone(memory_format=torch.contiguous_format)
-        return (
-            pooled.new_zeros(N, M),
-            dx,
-            d_key_weight,
-            d_value_weight,
-            None if bias is None else d_bias.to(bias.dtype),
-            *[None] * 4,
-        )
+        of_key_bias, *wanted = ctx.needs_input_grad[:5]
+        gradients = pool_all_backward(grad, *ctx.saved_tensors, *ctx.settings, wanted)
+        return grad.new_zeros(grad.shape[1:]) if of_key_bias else None, *gradients, *[None] * 4

@@ -214,6 +214,44 @@ def _tf32() -> bool:
         return torch.backends.cudnn.conv.fp32_precision != "ieee"
 
 
+def pool_all_backward(grad, x, key_weight, value_weight, bias, pooled, lse, seed: int, drop_rate: float, wanted):
+    """Gradients of what `pool_all` returned first, with respect to x, both weights and the bias; None for those that
+    nobody wants.
+
+    Args:
+        grad: (B, N, M).
+        wanted: Whether each of the four is.
+    """
+    of_x, of_key, of_value, of_bias = wanted
+    B, L, C = x.shape
+    N, M, ck = key_weight.shape
+    cv = value_weight.shape[2]
+    rows, grad = x.reshape(-1, C), grad.contiguous()
+    dk, dv = (x.new_empty(B * L, M) for _ in range(2))
+    dx = torch.empty_like(rows) if of_x else None
+    d_key, d_value, d_bias = (
+        torch.empty_like(t, memory_format=torch.contiguous_format) if want else None
+        for t, want in ((key_weight, of_key), (value_weight, of_value), (bias, of_bias))
+    )
+    for n in range(N):
+        _launch(
+            _backward_kernel, x, key_weight, value_weight, bias, pooled, lse, grad, dk, dv,
+            seed=seed, drop_rate=drop_rate, n=n,
+        )  # fmt: skip
+        for gradient, weight, d_weight, start in (
+            (dk, key_weight, d_key, n * ck),
+            (dv, value_weight, d_value, N * ck + n * cv),
+        ):
+            part = slice(start, start + weight.shape[2])
+            if of_x:
+                torch.mm(gradient, weight[n], out=dx[:, part])
+            if d_weight is not None:
+                torch.mm(gradient.t(), rows[:, part], out=d_weight[n])
+        if of_bias:
+            d_bias[n] = dv.sum(0)
+    return dx.view(B, L, C) if of_x else None, d_key, d_value, d_bias
+
+
 class _Fused(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cuda")
@@ -228,36 +266,8 @@ class _Fused(torch.autograd.Function):
     @custom_bwd(device_type="cuda")
     def backward(ctx, grad):
         check_backward(grad)
-        x, key_weight, value_weight, bias, pooled, lse = ctx.saved_tensors
-        B, L, C = x.shape
-        N, M, ck = key_weight.shape
-        cv = value_weight.shape[2]
-        rows, grad = x.reshape(-1, C), grad.contiguous()
-        dk, dv = (x.new_empty(B * L, M) for _ in range(2))
-        dx = torch.empty_like(rows)
-        d_key, d_value, d_bias = (
-            torch.empty_like(t, memory_format=torch.contiguous_format) for t in (key_weight, value_weight, bias)
-        )
-        for n in range(N):
-            _launch(
-                _backward_kernel, x, key_weight, value_weight, bias, pooled, lse, grad, dk, dv,
-                seed=ctx.seed, drop_rate=ctx.drop_rate, n=n,
-            )  # fmt: skip
-            for gradient, weight, d_weight, start in (
-                (dk, key_weight, d_key, n * ck),
-                (dv, value_weight, d_value, N * ck + n * cv),
-            ):
-                part = slice(start, start + weight.shape[2])
-                torch.mm(gradient, weight[n], out=dx[:, part])
-                torch.mm(gradient.t(), rows[:, part], out=d_weight[n])
-            d_bias[n] = dv.sum(0)
+        of_key_bias, *wanted = ctx.needs_input_grad[:5]
         # Without dropout the bias is added outside of this function.
-        return (
-            pooled.new_zeros(N, M),
-            dx.view(B, L, C),
-            d_key,
-            d_value,
-            d_bias if ctx.drop_rate else None,
-            None,
-            None,
-        )
+        wanted[3] = wanted[3] and ctx.drop_rate > 0
+        gradients = pool_all_backward(grad, *ctx.saved_tensors, ctx.seed, ctx.drop_rate, wanted)
+        return grad.new_zeros(grad.shape[1:]) if of_key_bias else None, *gradients, None, None
