@@ -13,13 +13,15 @@ def cpu_name() -> str:
 
 
 def git_state() -> tuple[str, bool]:
-    """(commit, whether a tracked file differs from it); ("unknown", False) outside a repository."""
+    """Of the code that runs: (commit, whether a tracked file differs from it); ("unknown", False) where it is installed
+    outside of a repository, or inside of somebody else's that does not track it."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return "unknown", False
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    folder = Path(__file__).parent
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

@@ -71,9 +71,10 @@ def test_augmentation_is_of_the_key_not_of_the_place_in_the_index(shards, run):
 
 
 def test_an_augmented_batch_is_the_one_that_runs_of_this_version_were_trained_on(shards, run):
-    """Its digest: whoever changes it raises RESULTS_VERSION."""
-    images, labels, numbers = next(iter(train_loader(shards, run, 3)))
-    assert hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16] == "BATCH"
+    """Its digest: whoever changes it raises RESULTS_VERSION. Nothing is resampled, for processors round differently."""
+    moved = with_recipe(run, crop="pad", pad_px=2, flip=True, color_jitter=0, rand_augment=None)
+    images, labels, numbers = next(iter(train_loader(shards, moved, 3)))
+    assert hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16] == "dea25b53ce777430"
     assert labels.tolist() == shards.labels[numbers.numpy()].tolist()
 
 

@@ -80,6 +80,18 @@ def test_macs_include_the_products_inside_of_attention():
     }
 
 
+def test_a_layer_that_noah_has_in_front_and_the_baseline_behind_its_mean_belongs_to_neither_head():
+    counts = {}
+    for head in ("baseline", "noah"):
+        model = build_model("mobilenetv3_small", head, num_classes=M, img_size=64)
+        counts[head] = count_macs(model, torch.randn(1, 3, 64, 64))
+    positions, between = 2 * 2, 576 * 1280
+    assert counts["baseline"]["head_macs"] == 1280 * M
+    assert counts["noah"]["head_macs"] == positions * 1280 * M
+    moved = (positions - 1) * between
+    assert counts["noah"]["macs"] - counts["baseline"]["macs"] == moved + (positions - 1) * 1280 * M
+
+
 def test_a_larger_batch_takes_more_memory_by_at_least_its_features():
     model = Tiny("noah")
 

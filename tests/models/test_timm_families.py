@@ -3,8 +3,10 @@
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from noah.models import build_model, describe
+from noah.models.pretrained import load_backbone
 
 PLAIN = {
     "NCHW": [
@@ -14,7 +16,7 @@ PLAIN = {
         *("swiftformer_xs", "ese_vovnet19b_slim_dw", "xception41p", "visformer_tiny"),
     ],
     "NHWC": ["swin_tiny_patch4_window7_224"],
-    "NLC": ["test_vit", "gmixer_12_224", "efficientformer_l1", "levit_128s", "eva02_tiny_patch14_224"],
+    "NLC": ["test_vit", "gmixer_12_224", "efficientformer_l1", "levit_128s"],
 }
 """Layout of the features -> models with nothing but pooling behind them."""
 
@@ -27,7 +29,7 @@ MORE = {
         *("maxvit_pico_rw_256", "mobilenetv5_base", "nasnetalarge", "pnasnet5large"),
     ],
     "NHWC": ["swinv2_tiny_window8_256", "sequencer2d_s"],
-    "NLC": ["resmlp_12_224", "mvitv2_tiny", "vit_tiny_r_s16_p8_224", "twins_svt_small", "vitamin_small_224"],
+    "NLC": ["resmlp_12_224", "mvitv2_tiny", "vit_tiny_r_s16_p8_224", "twins_svt_small"],
 }
 """The same for the full count."""
 
@@ -58,6 +60,14 @@ MOVED = {
     "test_vit_relpos": ["fc_norm"],
 }
 """Model -> layers between timm's features and classifier."""
+
+NORMED = {
+    "beit_base_patch16_224": {"depth": 1},
+    "eva02_tiny_patch14_224": {"depth": 2},
+    "vit_medium_patch16_gap_240": {"depth": 1},
+    "vitamin_small_224": {},
+}
+"""Models that normalise the mean of their positions, made smaller where they can be."""
 
 MORE_MOVED = {
     "cpubone_nano": [
@@ -98,7 +108,7 @@ def on_meta(name, head="noah", **kwargs):
 
 
 def test_at_least_forty_families_are_walked():
-    names = [*(name for _, name in walked(PLAIN)), *PREFIXED, *MOVED]
+    names = [*(name for _, name in walked(PLAIN)), *PREFIXED, *MOVED, *NORMED]
     assert len({timm.model_entrypoint(name).__module__ for name in names}) >= 40
 
 
@@ -173,3 +183,38 @@ def test_an_image_of_a_size_that_does_not_fit_is_refused_in_one_line(name):
     ):
         build_model(name, img_size=37)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "fields"), NORMED.items())
+def test_a_mean_that_timm_normalises_afterwards_is_normalised_afterwards(name, fields):
+    theirs = timm.create_model(name, num_classes=3, **fields).eval()
+    with torch.no_grad():
+        for parameter in theirs.fc_norm.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    side = theirs.default_cfg["input_size"][-1]
+    images = torch.randn(2, 3, side, side)
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("head.")}
+    gap = build_model(name, "gap", num_classes=3, **fields).eval()
+    gap.backbone.load_state_dict(state)
+    gap.head.fc.load_state_dict(theirs.head.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(gap(images), theirs(images))
+    assert gap.moved_layers == []
+    noah = build_model(name, "noah", num_classes=3, **fields, num_heads=1)
+    assert noah.moved_layers == ["fc_norm"]
+
+
+def test_weights_of_a_model_that_normalises_its_mean_fit_a_head_in_front_of_which_every_position_is(tmp_path):
+    theirs = timm.create_model("eva02_tiny_patch14_224", depth=2)
+    with torch.no_grad():
+        theirs.fc_norm.weight.add_(1)
+    save_file(theirs.state_dict(), tmp_path / "eva.safetensors")
+    for head in ("gap", "noah"):
+        model = build_model("eva02_tiny_patch14_224", head, num_classes=3, depth=2)
+        load_backbone(model, tmp_path / "eva.safetensors")
+        norm = model.backbone.fc_norm if head == "gap" else model.backbone.norm
+        assert torch.equal(norm.weight, theirs.fc_norm.weight)
+
+
+def test_a_class_token_is_no_position_whatever_timm_calls_it():
+    assert build_model("coat_lite_tiny", "gap", num_classes=3).positions == 49

@@ -54,6 +54,8 @@ def test_the_same_table_agrees_in_every_pair(compared):
     assert first == f"Beside {path}: 4 of 4 differences agree."
     assert [line.split(":")[0].strip() for line in rest] == PAIRS
     assert all(line.endswith(": the same") for line in rest)
+    copy(compared.study, "2026-01-02-two.csv", shifted(1e-12))
+    assert all(line.endswith(": the same") for line in agreement(compared.study, path)[1:]), "summed in another order"
 
 
 def test_a_difference_within_both_intervals_agrees_and_both_are_shown(compared):

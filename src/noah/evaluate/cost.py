@@ -122,7 +122,8 @@ def _kernel(head: nn.Module, device: str) -> str | None:
 
 
 def count_macs(model: nn.Module, image: Tensor) -> dict[str, int]:
-    """Multiply-accumulates for one image, {"macs", "head_macs"}: half of what torch's FLOP counter finds.
+    """Multiply-accumulates for one image, {"macs", "head_macs"}: half of what torch's FLOP counter finds, and of that
+    what `get_classifier()` computes: layers between features and classifier belong to no head.
 
     It counts convolutions and matrix products, those inside of attention included. It leaves out what goes element by
     element: norms, activations, softmax, pooling, and NOAH's product of attention and values (N*M*L on top of the C*M*L
@@ -133,15 +134,18 @@ def count_macs(model: nn.Module, image: Tensor) -> dict[str, int]:
         image: (1, in_chans, H, W).
     """
     model.eval()
+    head, in_head = model.get_classifier(), []
     # Torch knows no count for the fused attention of CPUs; the plain one consists of matrix products.
     # Its counter follows gradients, and fails without them where a parameter is the input of a layer.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False) as body:
-            features = model.forward_features(image)
-        with FlopCounterMode(display=False) as head:
-            model.forward_head(features)
-    flops, head_flops = body.get_total_flops() + head.get_total_flops(), head.get_total_flops()
-    return {"macs": flops // 2, "head_macs": head_flops // 2}
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        hooks = (
+            head.register_forward_pre_hook(lambda *_: in_head.append(-counter.get_total_flops())),
+            head.register_forward_hook(lambda *_: in_head.append(counter.get_total_flops())),
+        )
+        model(image)
+        for hook in hooks:
+            hook.remove()
+    return {"macs": counter.get_total_flops() // 2, "head_macs": sum(in_head) // 2}
 
 
 def peak_memory(model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32) -> int:

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 
 import timm
@@ -108,6 +109,9 @@ def build_model(
     img_size = img_size or body.default_cfg["input_size"][-1]
     _check(body, backbone, head, img_size)
     features = probe(body, backbone, in_chans, img_size)
+    if not features.moved and (behind := _norm_behind_the_mean(body, timm_name, arguments)):
+        features = replace(features, moved=(behind,), between=head in POOLS_FIRST)
+        body = _create(backbone, timm_name, in_chans, arguments, global_pool="avg") if head in POOLS_FIRST else body
     _warn_of_few_positions(features.positions, backbone, head, accepted, hasattr(body, "conv_stem"))
     shape = {"img_size": img_size, "in_chans": in_chans}
     return Classifier(body, features, head, num_classes, **shape, global_pool=global_pool, **head_kwargs)
@@ -169,12 +173,26 @@ def _timm_name(backbone: str, published: Backbone | None, width: float) -> str:
     return published.timm[width] if published else backbone
 
 
-def _create(backbone: str, timm_name: str, in_chans: int, arguments: dict) -> nn.Module:
+def _norm_behind_the_mean(body: nn.Module, timm_name: str, arguments: dict) -> str | None:
+    """The last norm of a vision transformer that by itself has the mean of its positions normalised (BEiT, EVA-02, …).
+    Without pooling timm puts the same norm in front, at every position, under another name: that of `body`."""
+    if timm_name in MLPS or not isinstance(getattr(body, "fc_norm", None), nn.Identity):
+        return None
+    try:
+        with torch.device("meta"):
+            whole = timm.create_model(timm_name, num_classes=0, **arguments)
+    except AssertionError:  # it pools by its class token, which it was told not to have
+        return None
+    pools = getattr(whole, "global_pool", None) == "avg"
+    return "fc_norm" if pools and any(True for _ in whole.fc_norm.parameters()) else None
+
+
+def _create(backbone: str, timm_name: str, in_chans: int, arguments: dict, *, global_pool: str = "") -> nn.Module:
     """timm's model without classifier and, where it can be, without pooling."""
     create = create_mlp if timm_name in MLPS else timm.create_model
     arguments = {"num_classes": 0, "in_chans": in_chans, **arguments}
     try:
-        return create(timm_name, global_pool="", **arguments)
+        return create(timm_name, global_pool=global_pool, **arguments)
     except TypeError as error:  # some of timm's entry points fix an argument that their class takes
         if "multiple values" not in str(error):
             raise

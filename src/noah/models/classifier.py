@@ -62,7 +62,7 @@ class Classifier(nn.Module):
         self.positions, self.prefix_tokens, self.layout = features.positions, features.prefix_tokens, features.layout
         self.keeps_layers = features.between and head in POOLS_FIRST
         self.moves_layers = features.between and not self.keeps_layers
-        self.moved_layers = list(features.moved) if self.moves_layers else []
+        self.moved_layers = [] if self.keeps_layers else list(features.moved)
         self.head_hidden_size = features.out_channels
         self.num_features = features.channels if self.keeps_layers else features.out_channels
         self.in_chans, self.img_size = in_chans, img_size

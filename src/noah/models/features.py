@@ -1,6 +1,7 @@
 """What a backbone of timm hands to a head, found out by sending an image of shapes only through it."""
 
 import copy
+import re
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ class Features:
         positions: L, without the prefix tokens.
         prefix_tokens: Class, distillation and register tokens in front of the positions.
         moved: Layers with weights that timm has between features and classifier, here applied to every position
-            (`between`) before any pooling.
+            before any pooling: behind these features where they are `between`, else already in them.
         between: Whether timm does anything there; what has no weights (an activation) is then applied too.
         out_channels: C behind those layers.
     """
@@ -82,8 +83,8 @@ def _size(x: Tensor, axis: int) -> torch.Size:
 
 def _prefix_tokens(backbone: nn.Module) -> int:
     """timm counts them, except for a few models that have nothing but class tokens."""
-    class_tokens = getattr(backbone, "cls_token", None)
-    return getattr(backbone, "num_prefix_tokens", 0 if class_tokens is None else class_tokens.shape[1])
+    tokens = [tensor for name, tensor in backbone.named_parameters() if re.fullmatch(r"cls_token\d*", name)]
+    return getattr(backbone, "num_prefix_tokens", tokens[-1].shape[1] if tokens else 0)
 
 
 def _layout(backbone: nn.Module, name: str, features: object) -> tuple[str, int]:

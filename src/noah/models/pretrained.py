@@ -1,6 +1,7 @@
 """Starting a backbone from trained weights, as fine-tuning does; the head starts anew."""
 
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -47,6 +48,8 @@ def load_backbone(model: Classifier, path: Path, sha256: str | None = None) -> N
     ours = {name.removeprefix("backbone."): tensor for name, tensor in given.items() if name.startswith("backbone.")}
     given = ours or given
     expected = model.backbone.state_dict()
+    if "norm.weight" in expected and "norm.weight" not in given:  # timm's name for it behind its pooling
+        given = {re.sub(r"^fc_norm\.", "norm.", name): tensor for name, tensor in given.items()}
     if _POSITIONS in expected and _POSITIONS in given:
         given[_POSITIONS] = _fit_positions(model.backbone, given)
     missing = [name for name in expected if name not in given]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from noah.config import Study
@@ -9,6 +10,8 @@ from noah.files import read_csv
 from noah.report.comparison_table import read_comparison
 
 _NAME = ["dataset", "recipe", "backbone", "from", "to"]
+ROUNDING = 1e-9
+"""Points by which the same records may differ: two versions may add them up in another order."""
 _NUMBERS = ["delta", "low", "high"]
 _TEXTS = [*_NAME, "kind"]
 
@@ -40,7 +43,7 @@ def agreement(study: Study, copy: Path) -> list[str]:
         if any(map(pd.isna, values)):
             lines.append(f"  {name}: cannot be compared, for one of the two has no interval")
             continue
-        same = values[:3] == values[3:]
+        same = np.allclose(values[:3], values[3:], rtol=0, atol=ROUNDING)
         inside = pair.low_there <= pair.delta <= pair.high_there and pair.low <= pair.delta_there <= pair.high
         agreeing += inside
         said = "the same" if same else "each inside the other's interval" if inside else "OUTSIDE the other's interval"
