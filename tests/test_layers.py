@@ -19,10 +19,11 @@ ALLOWED = {
     "models": {"heads", "backbones", "files"},
     "engine": {"average_precision", "heads", "models", "data", "config", "files", "machine", "redact", "signals"},
     "evaluate": {"average_precision", "models", "data", "config", "files", "machine"},
-    "report": {"config", "files", "backbones"},
+    "published": {"config", "files"},
+    "report": {"config", "files", "backbones", "published"},
     "tracking": {"config", "files", "redact", "report"},
     "benchmark": {"backbones", "heads", "models", "data", "engine", "evaluate", "config", "files", "machine"},
-    "plan": {"backbones", "evaluate", "models", "data", "config", "files"},
+    "plan": {"backbones", "evaluate", "models", "data", "config", "files", "published"},
     "commands": {"config", "data", "dvc_cache", "engine", "evaluate", "plan", "report", "tracking"},
     "cli": {"benchmark", "commands", "data", "redact", "signals"},
 }

@@ -37,7 +37,10 @@ def fake_results(study: Study, start: float = 1_700_000_000.0) -> None:
     for number, run in enumerate(study.runs):
         fake_run(study, run, start + 1000 * number)
     for dataset, backbone in {(run.dataset.name, run.backbone.slug) for run in study.runs}:
-        arms = {arm: {"macs": 1e6, "latency_ms_p50": 2.5, "images_per_s": 400.0} for arm in ("baseline", "noah")}
+        arms = {
+            arm: {"macs": 1e6, "latency_ms_p50": 2.5, "images_per_s": 400.0, "kernel": "cpu"}
+            for arm in ("baseline", "noah")
+        }
         write_json(study.results / "cost" / f"{dataset}-{backbone}.json", {"device": "cpu", "arms": arms})
     write_text(study.results / "tables" / "digits.md", "| backbone | noah |\n|---|---|\n")
     write_text(study.results / "figures" / "curves.svg", '<svg xmlns="http://www.w3.org/2000/svg"/>')

@@ -9,7 +9,7 @@ import yaml
 from noah.config import Head, load_study
 from noah.config.head import FIELDS, HEADS, INITS
 
-NEVER_CONFIGURED = {"in_features", "num_classes", "drop_rate", "init", "impl", "positions"}
+NEVER_CONFIGURED = {"in_features", "num_classes", "drop_rate", "init", "impl", "positions", "device", "dtype"}
 SAMPLES = {
     "num_heads": 2,
     "key_ratio": 0.5,

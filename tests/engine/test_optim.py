@@ -20,6 +20,12 @@ def rates(chosen: Recipe, steps_per_epoch: int = 5) -> list[float]:
     return [set_lr(optimizer, scheduler, step, steps_per_epoch) for step in range(chosen.epochs * steps_per_epoch)]
 
 
+def test_milestones_are_epochs_of_the_whole_training_warm_up_or_not():
+    measured = rates(recipe(schedule="step", milestones=(3, 6), warmup_epochs=2, warmup_lr=0.0))
+    assert measured[:10] == pytest.approx([0.1 * step / 10 for step in range(10)])
+    assert measured[10:] == pytest.approx([0.1] * 5 + [0.01] * 15 + [0.001] * 20)
+
+
 def test_cosine_falls_from_peak_to_minimum_at_every_step():
     measured = rates(recipe(schedule="cosine", min_lr=0.01))
     expected = [0.01 + 0.09 * (1 + math.cos(math.pi * step / 50)) / 2 for step in range(50)]

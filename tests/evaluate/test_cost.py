@@ -165,4 +165,5 @@ def test_memory_is_that_of_weights_and_of_what_a_step_holds():
     step = 4 * 100_000 * 4  # the scores, which are held once at least, and their gradient
     images, labels = torch.randn(4, 3, SIZE, SIZE), torch.zeros(4, dtype=torch.int64)
     measured = peak_memory(model, images, labels)
-    assert 2 * weights + step < measured < 2 * weights + 8 * step, "weights, their gradients, and the step's own"
+    gradients = weights
+    assert weights + gradients < measured < weights + gradients + 8 * step

@@ -47,6 +47,8 @@ def build_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_
     common = {
         "warmup_t": round(recipe.warmup_epochs * unit),
         "warmup_lr_init": recipe.warmup_lr,
+        # Warm-up is a part of the schedule: timm's steps would otherwise be counted from its end.
+        "warmup_prefix": False,
         "t_in_epochs": recipe.schedule_per_epoch,
     }
     total = recipe.epochs * unit

@@ -112,9 +112,10 @@ def build_model(
     if not features.moved and (behind := _norm_behind_the_mean(body, timm_name, arguments)):
         features = replace(features, moved=(behind,), between=head in POOLS_FIRST)
         body = _create(backbone, timm_name, in_chans, arguments, global_pool="avg") if head in POOLS_FIRST else body
-    _warn_of_few_positions(features.positions, backbone, head, accepted, hasattr(body, "conv_stem"))
     shape = {"img_size": img_size, "in_chans": in_chans}
-    return Classifier(body, features, head, num_classes, **shape, global_pool=global_pool, **head_kwargs)
+    model = Classifier(body, features, head, num_classes, **shape, global_pool=global_pool, **head_kwargs)
+    _warn_of_few_positions(features.positions, backbone, head, accepted, hasattr(body, "conv_stem"))
+    return model
 
 
 def _check_arguments(

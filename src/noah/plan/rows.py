@@ -14,7 +14,7 @@ from noah.evaluate.estimate import find_throughput, kept_for_backward, number_si
 from noah.files import write_atomic
 from noah.models import build_model, describe
 from noah.models.features import probe
-from noah.report.published import read_published
+from noah.published import read_published
 
 RUNTIME_MARGIN = 2
 """Wall time that is asked for, over the estimate of training: +-40%, start-up, evaluation."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from noah.backbones import BASELINE_HEAD
 from noah.config import Run, Study
-from noah.files import read_csv
+from noah.published import read_published
 
 PUBLISHED_ON = "ImageNet"
 """Where the numbers of config/published/*.csv were measured."""
@@ -16,16 +16,6 @@ _PUBLISHED_NOAH = {
     "kernel_size": 1,
     "merge": "sum",
 }
-_NAMES = ("backbone", "published_name")
-_NUMBERS = (
-    "width",
-    "num_heads",
-    "key_ratio",
-    "top1_baseline",
-    "top1_noah",
-    "params_m_baseline",
-    "params_m_noah",
-)
 
 
 def published_deltas(study: Study) -> Callable[[Run, Run], tuple[float, str] | tuple[None, None]]:
@@ -56,17 +46,3 @@ def _is_papers_pair(one: Run, other: Run, row: dict) -> bool:
         and (head["num_heads"], head["key_ratio"]) == (row["num_heads"], row["key_ratio"])
         and all(head.get(field, value) == value for field, value in _PUBLISHED_NOAH.items())
     )
-
-
-def read_published(study: Study) -> dict[tuple[str, float], dict]:
-    """config/published/*.csv by backbone and width; empty where the study names none.
-
-    Raises:
-        ValueError: The file is missing or broken.
-    """
-    if study.spec.published is None:
-        return {}
-    path = study.path.parent.parent / "published" / f"{study.spec.published}.csv"
-    what = f"the published numbers that {study.path} names"
-    table = read_csv(path, what, texts=_NAMES, numbers=_NUMBERS)
-    return {(row["backbone"], row["width"]): row for row in table.to_dict("records")}

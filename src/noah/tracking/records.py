@@ -208,6 +208,7 @@ def _final(study: Study, run: Run, folder: Path) -> dict[str, float]:
     if cost.is_file():
         with reading(cost):
             measured = dict(_read(cost, "arms")["arms"].get(run.arm, {}))
+        measured.pop("kernel", None)  # a name, where metrics are numbers
         if "images_per_s" in measured:  # the training's own curve has that name
             measured["inference_images_per_s"] = measured.pop("images_per_s")
         final |= measured
