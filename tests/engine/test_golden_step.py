@@ -29,8 +29,8 @@ SWITCHES = {"random_erasing": 0.9, "clip_grad": 0.01, "ema_decay": 0.7}
 """What is on in a recipe is on strongly here: of two steps on four images it has to be seen."""
 EPS = 1e-3
 """Of AdamW here: with 1e-8 a gradient that is nothing but rounding moves its weight by a whole step."""
-TOLERANCE = {"fp32": 2e-4, "bf16": 2e-2}
-"""Of sums in another order, after two steps at a full rate; in bfloat16 a rounding is a step of its last digit."""
+BF16 = 2e-2
+"""In bfloat16 a rounding is a step of its last digit."""
 
 
 def rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -104,7 +104,9 @@ def test_two_steps_of_a_recipe_are_those_of_the_plain_loop(tiny_shards, make_sma
     on = {field: value for field, value in SWITCHES.items() if getattr(original, field)}
     for family in ["cnn"] if original.first_size else BACKBONES:
         run = make_small(name, family, precision=precision, eps=EPS, **on)
-        compare(run, tiny_shards, TOLERANCE[precision])
+        # A tenth of AdamW's step: sums of other kernels in another order move small gradients by that much.
+        fp32 = max(1e-4, original.lr / 10 if original.optimizer == "adamw" else 0)
+        compare(run, tiny_shards, fp32 if precision == "fp32" else BF16)
 
 
 def compare(run: Run, shards_root: Path, tolerance: float) -> None:
