@@ -82,7 +82,8 @@ def _fit_positions(backbone: nn.Module, given: dict[str, Tensor]) -> Tensor:
     if positions.ndim != 3 or grid is None or positions.shape[1:] == expected.shape[1:]:
         return positions  # as it is, or of a kind that timm does not resize: the shapes decide
     own_prefix = expected.shape[1] - grid[0] * grid[1]
-    tokens = [given[name].shape[1] for name in TOKENS if name in given and given[name].ndim == 3]
+    before = [name for name in TOKENS if name != "mask_token" and name in given and given[name].ndim == 3]
+    tokens = [given[name].shape[1] for name in before]
     # Tokens may have positions or not: their number is the one that leaves this grid, else a square.
     prefixes = {*tokens, sum(tokens), 0}
     fits = [n for n in prefixes if positions.shape[1] - n == grid[0] * grid[1]]

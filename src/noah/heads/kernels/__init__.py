@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from noah.heads.checks import check_choice
-from noah.heads.kernels import compiled, opaque, pointwise, reference, tiles
+from noah.heads.kernels import compiled, opaque, reference, tiles
 from noah.heads.kernels.refusals import check_dtypes
 
 
@@ -30,7 +30,7 @@ def _triton(*arguments, **settings) -> Tensor:
 
 IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "reference": reference.forward,
-    "cpu": partial(tiles.forward, tiles.Pointwise(pointwise.pool, pointwise.pool_backward)),
+    "cpu": partial(tiles.forward, tiles.PLAIN),
     "compile": compiled.forward,
     "triton": _triton,
 }

@@ -5,11 +5,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from noah.heads.kernels import best, is_plain, opaque, pointwise, tiles, wants_plain_operations
+from noah.heads.kernels import best, is_plain, opaque, tiles, wants_plain_operations
 from noah.heads.kernels.refusals import check_dtypes, dtype_of
 from noah.heads.positions import as_map
-
-_POINTWISE = tiles.Pointwise(pointwise.pool, pointwise.pool_backward)
 
 
 class FusedNOAH(nn.Module):
@@ -87,7 +85,7 @@ class FusedNOAH(nn.Module):
 
 
 def _on_cpu(x: Tensor, key_weight: Tensor, value_weight: Tensor) -> Tensor:
-    return tiles.pool_all(x, key_weight, value_weight, None, None, 0.0, tiles.must_shift(x, key_weight), _POINTWISE)
+    return tiles.pool_all(x, key_weight, value_weight, None, None, 0.0, tiles.must_shift(x, key_weight), tiles.PLAIN)
 
 
 def _on_gpu(x: Tensor, key_weight: Tensor, value_weight: Tensor) -> Tensor:

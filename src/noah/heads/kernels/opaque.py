@@ -7,10 +7,8 @@ code draws other random numbers than eager code anyway.
 import torch
 from torch import Tensor, nn
 
-from noah.heads.kernels import pointwise, tiles
+from noah.heads.kernels import tiles
 from noah.heads.kernels.refusals import dtype_of
-
-_POINTWISE = tiles.Pointwise(pointwise.pool, pointwise.pool_backward)
 
 
 def forward(impl: str, x: Tensor, query: nn.Conv2d, value: nn.Conv2d, *, num_heads: int, drop_rate: float) -> Tensor:
@@ -57,7 +55,7 @@ def pool(
             return triton_kernels.pool_all(x, key_weight, value_weight, unread, _number(seed), drop_rate)
         shift = tiles.must_shift(x, key_weight)
         seeds = _seeds(seed, x, key_weight)
-        pooled = tiles.pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, shift, _POINTWISE)
+        pooled = tiles.pool_all(x, key_weight, value_weight, bias, seeds, drop_rate, shift, tiles.PLAIN)
         return pooled / (1 - drop_rate), pooled
 
 
@@ -100,7 +98,7 @@ def pool_backward(
             shift = tiles.must_shift(x, key_weight)
             seeds = _seeds(seed, x, key_weight)
             saved = (x, key_weight, value_weight, bias, seeds, kept)
-            gradients = tiles.pool_all_backward(grad, *saved, drop_rate, shift, _POINTWISE, wanted)
+            gradients = tiles.pool_all_backward(grad, *saved, drop_rate, shift, tiles.PLAIN, wanted)
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 
 from noah.heads.kernels.gemm import linear, matmul
-from noah.heads.kernels.pointwise import LOG2_E, keep_mask
+from noah.heads.kernels.pointwise import LOG2_E, keep_mask, pool, pool_backward
 from noah.heads.kernels.refusals import check_backward, dtype_of
 
 TILE_NUMBERS = 392_000
@@ -36,6 +36,10 @@ class Pointwise(NamedTuple):
 
     pool: Callable
     pool_backward: Callable
+
+
+PLAIN = Pointwise(pool, pool_backward)
+"""As they are."""
 
 
 def forward(
