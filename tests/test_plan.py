@@ -65,8 +65,8 @@ def test_a_run_that_cannot_take_one_step_is_refused(planned):
 
 
 def test_a_batch_that_the_processes_do_not_make_up_is_refused(planned):
-    with pytest.raises(ValueError, match="batch is 16, expected micro_batch x accumulate x world size = 8 x 1 x 1 = 8"):
-        planned(recipe={"micro_batch": 8})
+    with pytest.raises(ValueError, match="batch is 16, expected a multiple of micro_batch x world size = 8 x 3 = 24"):
+        planned(recipe={"micro_batch": 8}, resources={"nodes": 3})
 
 
 def test_growing_images_on_a_backbone_of_one_size_are_refused(planned):

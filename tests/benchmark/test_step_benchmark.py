@@ -62,10 +62,10 @@ def test_a_step_takes_the_switches_of_a_recipe():
 
 
 def test_switches_change_the_speed_and_hardly_the_loss():
-    names = ["plain", "accumulate", "fused", "channels_last", "bf16"]
+    names = ["plain", "two passes", "fused", "channels_last", "bf16"]
     first = {name: arm() for name, arm in switch_arms("deit_tiny-w0.5", names, **TINY).items()}
     assert first["fused"] == first["plain"]
-    assert first["accumulate"] == pytest.approx(first["plain"], rel=1e-5)
+    assert first["two passes"] == pytest.approx(first["plain"], rel=1e-5)
     assert first["channels_last"] == pytest.approx(first["plain"], rel=1e-4)
     assert first["bf16"] == pytest.approx(first["plain"], rel=0.1)
 
@@ -98,5 +98,5 @@ def test_an_unknown_backbone_switch_or_device_is_refused_in_words(tmp_path):
         step.run_steps(tmp_path, ["resnet18-w1"], None, **settings)
     with pytest.raises(ValueError, match="device is 'tpu', expected cpu, or cuda where torch sees a GPU"):
         switches.run_switches(tmp_path, ["resnet18-w1"], None, **settings)
-    with pytest.raises(ValueError, match="switch is 'turbo', expected one of: plain; accumulate"):
+    with pytest.raises(ValueError, match="switch is 'turbo', expected one of: plain; two passes"):
         switches.run_switches(tmp_path, ["resnet18-w1"], ["turbo"], **settings | {"device": "cpu"})

@@ -98,12 +98,11 @@ def test_the_first_copy_is_the_image_as_it_is_without_repeats(shards, run):
 
 
 def test_repeats_are_the_same_with_workers_ranks_and_after_a_resume(shards, run):
-    tripled = with_recipe(run, repeats=3, micro_batch=2, accumulate=4)
+    tripled = with_recipe(run, repeats=3, micro_batch=2)
     alone = list(train_loader(shards, tripled, 1))
     assert same(alone, train_loader(shards, tripled, 1, workers=2))
     assert same(alone[8:], train_loader(shards, tripled, 1, start_step=2))
-    pair = with_recipe(run, repeats=3, micro_batch=2, accumulate=2)
-    ranks = [list(train_loader(shards, pair, 1, rank=rank, world_size=2)) for rank in range(2)]
+    ranks = [list(train_loader(shards, tripled, 1, rank=rank, world_size=2)) for rank in range(2)]
     assert same(alone, [batch for passes in zip(*ranks, strict=True) for batch in passes])
 
 
@@ -120,7 +119,7 @@ def test_loading_in_the_main_process_leaves_its_random_generators_alone(shards, 
 
 
 def test_a_resumed_epoch_continues_where_it_stopped(shards, run):
-    run = with_recipe(run, micro_batch=4, accumulate=2)
+    run = with_recipe(run, micro_batch=4)
     whole = list(train_loader(shards, run, 1))
     assert len(whole) == 14
     assert same(whole[6:], train_loader(shards, run, 1, start_step=3))
@@ -128,9 +127,9 @@ def test_a_resumed_epoch_continues_where_it_stopped(shards, run):
 
 
 def test_ranks_share_each_optimizer_batch_whatever_the_world_size(shards, run):
-    alone = list(train_loader(shards, with_recipe(run, micro_batch=2, accumulate=4), 0))
-    pair = with_recipe(run, micro_batch=2, accumulate=2)
-    ranks = [list(train_loader(shards, pair, 0, rank=rank, world_size=2)) for rank in range(2)]
+    run = with_recipe(run, micro_batch=2)
+    alone = list(train_loader(shards, run, 0))
+    ranks = [list(train_loader(shards, run, 0, rank=rank, world_size=2)) for rank in range(2)]
     merged = [batch for passes in zip(*ranks, strict=True) for batch in passes]
     assert same(alone, merged)
 
@@ -168,7 +167,7 @@ def test_a_split_smaller_than_one_batch_is_refused(shards, run):
 
 
 def test_a_world_size_that_does_not_fit_the_batch_is_refused(shards, run):
-    with pytest.raises(ValueError, match="batch is 8, expected micro_batch x accumulate x world size"):
+    with pytest.raises(ValueError, match="batch is 8, expected a multiple of micro_batch x world size = 8 x 2 = 16"):
         train_loader(shards, run, 0, world_size=2)
 
 

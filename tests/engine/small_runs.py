@@ -6,4 +6,4 @@ BACKBONES = {
     "mlp": {"name": "gmlp_tiny", "width": 0.5, "depth": 1, "patch_size": 8},
 }
 NOAH = {"name": "noah", "num_heads": 4, "key_ratio": 0.5, "init": "small_m", "drop_rate": 0.1}
-SMALL = {"batch": 4, "micro_batch": 2, "accumulate": 2}
+SMALL = {"batch": 4, "micro_batch": 2}

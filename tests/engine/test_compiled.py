@@ -75,7 +75,7 @@ def test_cuda_graphs_change_nothing_on_a_cpu(tiny_shards, make_run):
 def test_a_compiled_step_gives_the_plain_gradients_and_the_head_its_own_kernel(monkeypatch):
     torch.manual_seed(0)
     backbone = {"backbone": "gmlp_tiny", "width": 0.5, "depth": 1, "patch_size": 8}
-    model = build_model(**backbone, head="noah", num_classes=7, img_size=32).train()
+    model = build_model(**backbone, head="noah", num_classes=70, img_size=32).train()
     heads = []
     monkeypatch.setattr(tiles, "pool_all", lambda *args, real=tiles.pool_all: heads.append(1) or real(*args))
     images, gradients = torch.randn(2, 3, 32, 32), []

@@ -1,5 +1,6 @@
 """Several processes: the same records as one, and a run that ends with the same files."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from noah.engine.state import read_checkpoint
 
@@ -82,7 +85,6 @@ EVERYTHING = {
     "ema_decay": 0.9,
     "evaluate": "ema",
     "precision": "bf16",
-    "accumulate": 2,
     "drop_path_rate": 0.3,
     "proj_drop_rate": 0.1,
     "random_erasing": 0.5,
@@ -121,7 +123,7 @@ def test_predictions_are_the_same_bits_at_any_number_of_processes(tiny_shards, m
         done = torchrun(count, "predict.py", str(tiny_shards), f"{count}.pt")
         assert done.returncode == 0, done.stderr[-2000:]
     one, two, three = (torch.load(f"{count}.pt") for count in (1, 2, 3))
-    assert one.shape == (30, 10)
+    assert one.shape == (30, 11)
     assert torch.equal(one, two)
     assert torch.equal(one, three)
 
@@ -138,7 +140,7 @@ def test_a_batch_that_the_processes_do_not_make_up_is_refused(tiny_shards, make_
     Path("run.yaml").write_text(make_run().to_yaml())
     done = torchrun(2, "-m", "noah.cli", "train", "run.yaml", "--out", "out", "--shards", str(tiny_shards))
     assert done.returncode != 0
-    assert "batch is 16, expected micro_batch x accumulate x world size = 16 x 1 x 2 = 32" in done.stderr
+    assert "batch is 16, expected a multiple of micro_batch x world size = 16 x 2 = 32" in done.stderr
 
 
 @pytest.mark.parametrize(("processes", "batch"), [(2, 16), pytest.param(3, 12, marks=pytest.mark.system)])
@@ -153,6 +155,24 @@ def test_ranks_stopped_and_resumed_end_with_the_bits_of_undisturbed_ones(tiny_sh
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resuming at step 4" in done.stdout
     assert results("stopped") == results("quiet")
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_with_another_number_of_processes(tiny_shards, make_run, before, after):
+    exact = {"precision": "fp32", "optimizer": "sgd", "lr": 0.05}
+    Path("run.yaml").write_text(make_run(**{**EVERYTHING, **exact}, batch=16, micro_batch=4).to_yaml())
+    assert train(1, tiny_shards, "quiet").returncode == 0
+    assert "stopped by SIGTERM" in train(before, tiny_shards, "moved", "SIGTERM", 4).stderr
+    done = train(after, tiny_shards, "moved")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "resuming at step 4" in done.stdout
+    origin = json.loads(Path("moved/provenance.json").read_text())
+    assert (origin["world_size"], origin["world_sizes"]) == (after, [before, after])
+    quiet, moved = (load_file(f"{name}/model.safetensors") for name in ("quiet", "moved"))
+    for key, tensor in quiet.items():
+        torch.testing.assert_close(moved[key], tensor, atol=1e-5, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+    quiet, moved = (pd.read_csv(f"{name}/history.csv").train_loss for name in ("quiet", "moved"))
+    np.testing.assert_allclose(moved, quiet, rtol=1e-5)
 
 
 def test_sigterm_to_torchrun_saves_the_state(tiny_shards, make_run):

@@ -19,7 +19,7 @@ EVERYTHING = {
     "ema_decay": 0.9,
     "evaluate": "ema",
     "precision": "bf16",
-    "accumulate": 2,
+    "micro_batch": 8,
     "drop_path_rate": 0.1,
     "proj_drop_rate": 0.1,
     "random_erasing": 0.5,

@@ -23,7 +23,7 @@ def losses(run: Run, shards_root: Path, steps: int, one_batch: bool = False) -> 
     batches = list(train_loader(shards, run, 0))
     state = build_state(run, ALONE)
     step_once = stepper(run, state.model, state, ALONE, Losses(run, state, lag=0))
-    passes = run.recipe.accumulate
+    passes = run.recipe.passes(1)
     groups = [batches[first : first + passes] for first in range(0, len(batches), passes)]
     return [step_once(groups[0 if one_batch else step], run.recipe.lr) for step in range(steps)]
 
@@ -44,7 +44,7 @@ def test_the_loss_falls_over_30_steps_on_one_batch(tiny_shards, make_small, name
     lr = load_recipe(name, REPOSITORY / "config").lr
     # The published rate of SGD is for 256 images.
     lr = lr * 16 / 256 if family == "cnn" else lr
-    run = make_small(name, family, batch=16, micro_batch=16, accumulate=1, lr=lr)
+    run = make_small(name, family, batch=16, micro_batch=16, lr=lr)
     measured = losses(run, tiny_shards, 30, one_batch=True)
     assert sum(measured[-5:]) < sum(measured[:5]) - 0.5
 

@@ -34,7 +34,7 @@ EVERYTHING = {
     "ema_decay": 0.9,
     "evaluate": "ema",
     "precision": "bf16",
-    "accumulate": 2,
+    "micro_batch": 8,
     "drop_path_rate": 0.1,
     "clip_grad": 1.0,
     "warmup_epochs": 1,
@@ -116,6 +116,31 @@ def test_the_weights_that_the_recipe_names_are_evaluated_and_kept(tiny_shards, m
     assert ema_predictions != plain_predictions
     assert ema_history.train_loss.tolist() == plain_history.train_loss.tolist(), "an average of the same training"
     assert ema_history.minival_loss.tolist() != plain_history.minival_loss.tolist()
+    for name, other, twin in (("last", "ema", ema), ("ema", "last", plain)):
+        weights = load_file(f"{name}/model_{other}.safetensors")
+        assert all(torch.equal(tensor, twin[key]) for key, tensor in weights.items())
+        expected = ema_predictions if other == "ema" else plain_predictions
+        assert Path(f"{name}/predictions_{other}.parquet").read_bytes() == expected
+    assert {path.name for path in Path("plain").glob("*_*")} == set()
+
+
+@pytest.mark.parametrize(("fields", "dtype"), [({}, torch.float32), ({"eval_precision": "bf16"}, torch.bfloat16)])
+def test_evaluation_is_in_fp32_whatever_trained_unless_the_recipe_says_otherwise(
+    tiny_shards, make_run, monkeypatch, fields, dtype
+):
+    from noah.engine import predict as module
+
+    seen, real = set(), module.autocast
+
+    def autocast(device, precision):
+        seen.add({"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
+        return real(device, precision)
+
+    monkeypatch.setattr(module, "autocast", autocast)
+    train(make_run(precision="bf16", epochs=1, **fields), tiny_shards, Path("out"))
+    assert seen == {dtype}
+    origin = json.loads(Path("out/provenance.json").read_text())
+    assert origin["evaluated_in"] == fields.get("eval_precision", "fp32")
 
 
 def test_the_same_run_is_the_same_bits_and_another_seed_is_not(tiny_shards, make_run):

@@ -78,6 +78,27 @@ def test_metrics_json_holds_what_score_returns(tmp_path):
     assert score(run_dir, manifest) == json.loads((run_dir / "metrics.json").read_text())
 
 
+def test_weights_that_the_recipe_does_not_name_are_scored_beside_those_that_it_does(tmp_path):
+    run_dir, manifest = finished_run(tmp_path)
+    plain, path = score(run_dir, manifest), run_dir / "provenance.json"
+    origin = json.loads(path.read_text()) | {"evaluated_weights": "last", "kept_weights": ["last", "ema"]}
+    path.write_text(json.dumps(origin))
+    with pytest.raises(ValueError, match=r"predictions_ema\.parquet: no such file"):
+        score(run_dir, manifest)
+    right = [[label, *(c for c in range(7) if c != label)][:5] for label in RECORDS["label"]]
+    pd.DataFrame({**RECORDS, "top5": right}).to_parquet(run_dir / "predictions_ema.parquet", index=False)
+    scored = score(run_dir, manifest)
+    other = scored.pop("other_weights")
+    assert scored == plain
+    assert (other["weights"], other["top1"], other["loss"]) == ("ema", 100.0, plain["loss"])
+
+
+def test_records_of_weights_that_the_run_did_not_keep_are_left_alone(tmp_path):
+    run_dir, manifest = finished_run(tmp_path)
+    (run_dir / "predictions_ema.parquet").write_text("of an earlier training")
+    assert "other_weights" not in score(run_dir, manifest)
+
+
 def test_a_run_without_minival_has_none(tmp_path):
     run_dir, manifest = finished_run(tmp_path, minival_top1="")
     assert score(run_dir, manifest)["minival_top1"] is None

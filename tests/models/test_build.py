@@ -264,3 +264,24 @@ def test_shapes_are_learned_without_a_copy_of_the_weights():
     assert weights < running_maximum(profiler) < 1.5 * weights
     assert model.on_meta()[0].backbone.conv1.weight.is_meta
     assert not model.backbone.conv1.weight.is_meta
+
+
+VITS = [(name, backbone.widths[-1]) for name, backbone in BACKBONES.items() if backbone.family == "vit"]
+NOT_ALIKE = {"cls_token", "pos_embed"}
+"""Tensors that a backbone has with a class token only, or that have a place for it."""
+
+
+@pytest.mark.parametrize(("name", "width"), [*VITS, ("eva02_tiny_patch14_224", 1.0), ("test_vit", 1.0)])
+def test_all_arms_start_from_the_same_backbone(name, width):
+    arms = {}
+    for head in ("token", "gap", "noah"):
+        if head == "token" and name.startswith("pvt"):
+            continue
+        torch.manual_seed(5)
+        arms[head] = build_model(name, head, width=width, num_classes=7).backbone.state_dict()
+    first = arms.pop("noah")
+    for head, tensors in arms.items():
+        unlike = {key for key in first.keys() | tensors.keys() if key not in tensors or key not in first}
+        unlike |= {key for key in first.keys() & tensors.keys() if not torch.equal(first[key], tensors[key])}
+        moved = {"norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias"} if head == "gap" else set()
+        assert unlike <= NOT_ALIKE | moved, f"{head}: {sorted(unlike)}"

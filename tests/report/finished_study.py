@@ -96,6 +96,7 @@ def write_run(study: Study, run: Run, images: int = IMAGES, share: float | None 
             "world_size": 1,
             "manifests": {"train": "a" * 64, "minival": "b" * 64, "test": "d" * 64},
             "evaluated_weights": "last",
+            "evaluated_in": "fp32",
             "epochs": 3,
             "started": f"2026-11-21T10:0{run.seed}:00+00:00",
             "finished": f"2026-11-21T10:1{run.seed}:00+00:00",

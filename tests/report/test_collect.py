@@ -34,6 +34,13 @@ def test_the_long_table_holds_the_numbers_of_the_files(finished):
     assert row.loc["top1/3", "value"] == pytest.approx(100 * finished.right[MOBILE, "noah", 2][3::10].mean())
 
 
+def test_the_other_weights_of_a_run_are_numbers_of_their_own(finished):
+    edit(finished.folder(MOBILE, "noah", 1) / "metrics.json", other_weights={"weights": "ema", "top1": 71.5})
+    long, _ = collected(finished)
+    (row,) = long[long.metric == "ema_top1"].to_dict("records")
+    assert (row["arm"], row["seed"], row["value"], row["status"]) == ("noah", 1, 71.5, "ok")
+
+
 def test_costs_belong_to_no_seed(finished):
     long, _ = collected(finished)
     costs = long[long.metric.isin(COST_METRICS)]
@@ -107,6 +114,7 @@ def test_equal_origins_give_no_warning(finished):
         ({"threads": 8}, "different thread counts"),
         ({"versions": {"torch": "2.8.0"}}, "different software versions"),
         ({"evaluated_weights": "ema"}, "different kinds of weights"),
+        ({"evaluated_in": "bf16"}, "evaluated in different precisions"),
     ],
 )
 def test_unequal_origins_are_warned_of(finished, fields, warning):

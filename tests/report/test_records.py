@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from noah.average_precision import mean_average_precision
-from noah.engine.predict import write_multi_label_predictions, write_predictions
+from noah.engine.predict import ranking, write_multi_label_predictions, write_predictions
 from noah.report.records import read_predicted
 
 KEYS = ["a", "b", "c", "d"]
@@ -49,7 +49,7 @@ def test_every_seed_of_an_arm_is_a_row_and_an_arm_without_any_is_left_out(tmp_pa
 def test_what_training_writes_is_read(tmp_path):
     logits = torch.eye(4)[[0, 1, 0, 3]]
     path = tmp_path / "predictions.parquet"
-    write_predictions(path, np.array(KEYS), np.array([0, 1, 2, 3]), logits)
+    write_predictions(path, np.array(KEYS), np.arange(4), ranking(logits, torch.arange(4)))
     assert read_predicted("top1", {"noah": {0: path}}).values["noah"].tolist() == [[100, 100, 0, 100]]
 
 

@@ -117,10 +117,12 @@ def test_a_run_scored_again_shows_the_new_score_in_the_same_run(study, client, t
     run = study.runs[0]
     run_id = publish(study)["runs"][run.key]
     path = study.results / "runs" / run.key / "metrics.json"
-    write_json(path, {**read_json(path), "top1": top1})
+    other = {"weights": "ema", "top1": 83.0, "top5": 99.0, "loss": 0.5}
+    write_json(path, {**read_json(path), "top1": top1, "other_weights": other})
     time.sleep(0.002)
     assert publish(study)["runs"][run.key] == run_id
-    assert client.get_run(run_id).data.metrics["test_top1"] == top1
+    shown = client.get_run(run_id).data.metrics
+    assert (shown["test_top1"], shown["test_top1_ema"]) == (top1, 83.0)
     assert len(points(client, run_id, "test_loss")) == 1
 
 

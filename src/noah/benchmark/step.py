@@ -110,7 +110,7 @@ def default_batch(backbone: str, model: Classifier, device: str) -> int:
 
 def step_of(run: Run, model: nn.Module, batch: tuple[Tensor, Tensor], device: str = "cpu") -> Callable[[], float]:
     """The trainer's step on the same images and labels again and again; returns the loss before the update."""
-    group = [(*part, None) for part in zip(*(t.chunk(run.recipe.accumulate) for t in batch), strict=True)]
+    group = [(*part, None) for part in zip(*(t.split(run.recipe.forward_batch) for t in batch), strict=True)]
     device = torch.device(device)
     model = model.to(device)
     if run.recipe.channels_last:

@@ -25,7 +25,7 @@ from noah.models import build_model
 _HALF = {"precision": "bf16", "channels_last": True}
 SWITCHES = {
     "plain": {},
-    "accumulate": {"accumulate": 2},
+    "two passes": {"passes": 2},
     "fused": {"fused": True},
     "channels_last": {"channels_last": True},
     "bf16": {"precision": "bf16"},
@@ -34,7 +34,7 @@ SWITCHES = {
     "compile, bf16, channels_last": {"compile": True, **_HALF},
     "compile, bf16, channels_last, cuda_graphs": {"compile": True, "cuda_graphs": True, **_HALF},
 }
-"""Name to fields of a recipe. CUDA graphs are for GPUs."""
+"""Name to fields of a recipe, and `passes` per step. CUDA graphs are for GPUs."""
 SMALL = ["mobilenetv2-w0.5", "resnet18-w1", "deit_tiny-w1"]
 
 
@@ -53,7 +53,9 @@ def switch_arms(
     model, images = build_model(name, "noah", **shape), random_batch(batch, image_size, num_classes)
     arms = {}
     for switch in switches:
-        run = run_of(name, float(width), batch, image_size, num_classes, **SWITCHES[switch])
+        fields = dict(SWITCHES[switch])
+        fields["micro_batch"] = batch // fields.pop("passes", 1)
+        run = run_of(name, float(width), batch, image_size, num_classes, **fields)
         arms[switch] = step_of(run, copy.deepcopy(model), images, device)
     return arms
 

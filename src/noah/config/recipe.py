@@ -1,5 +1,6 @@
 """config/recipes/*.yaml: one training setting each."""
 
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +17,8 @@ class Recipe(Strict):
     batch: int = Field(ge=1)
     """Images per optimizer step, whatever the number of processes."""
     micro_batch: int | None = Field(None, ge=1)
-    """Images per forward pass, which is what BatchNorm sees; default: `batch`."""
-    accumulate: int = Field(1, ge=1)
-    """Forward passes of one process per optimizer step; batch = micro_batch x accumulate x world size."""
+    """Images per forward pass, which is what BatchNorm sees; default: `batch`. Each process does batch / (micro_batch x
+    world size) passes per optimizer step."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(gt=0)
@@ -78,11 +78,15 @@ class Recipe(Strict):
     drop_path_rate: float = Field(0.0, ge=0, lt=1)
     ema_decay: float | None = Field(None, gt=0, lt=1)
     evaluate: Literal["last", "ema"] = "last"
-    """Which weights are evaluated and kept: fixed beforehand, so no choice ever sees the test set."""
+    """Which weights are compared: fixed beforehand, so no choice ever sees the test set. With `ema_decay` the others
+    are evaluated and kept too, under names of their own."""
+    eval_precision: Literal["fp32", "bf16"] = later("fp32")
+    """Of evaluation, whatever trained."""
     eval_every_epochs: int = Field(1, ge=1)
     """How often the minival (or nothing, where a dataset has none) is looked at; always after the last epoch."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the products in training, of convolutions and matrices alike (noah.precision); tf32: on GPUs that have it."""
     channels_last: bool = False
     fused: bool = later(False)
     """One kernel for the whole update of the optimizer."""
@@ -91,21 +95,34 @@ class Recipe(Strict):
     cuda_graphs: bool = later(False)
     """With `compile`: CUDA graphs, which spare a GPU the wait between small kernels; without effect on a CPU."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_accumulate(cls, data):
+        """Until version 0.2 the passes stood in the file. They say how large one is where `micro_batch` does not."""
+        if not isinstance(data, dict) or "accumulate" not in data:
+            return data
+        data = dict(data)
+        passes, batch = data.pop("accumulate"), data.get("batch")
+        if not isinstance(passes, int) or passes < 1:
+            raise ValueError(f"accumulate is {passes!r}, expected none: it follows from batch and micro_batch")
+        if data.get("micro_batch") is None and isinstance(batch, int) and passes > 1:
+            if batch % passes:
+                raise ValueError(f"batch is {batch}, expected a multiple of accumulate ({passes})")
+            data["micro_batch"] = batch // passes
+        return data
+
     @model_validator(mode="after")
     def _consistent(self):
-        if self.batch % (self.passes_per_step_size):
-            raise ValueError(
-                f"batch is {self.batch}, expected a multiple of micro_batch x accumulate = {self.passes_per_step_size}"
-            )
+        if self.batch % self.forward_batch:
+            raise ValueError(f"batch is {self.batch}, expected a multiple of micro_batch ({self.forward_batch})")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("missing key 'milestones', which schedule step needs")
         if self.cuda_graphs and not self.compile:
             raise ValueError("cuda_graphs is true, which needs compile: true with it")
-        if self.cuda_graphs and self.accumulate > 1:
-            # https://github.com/pytorch/pytorch/issues/96693: a later pass writes over the gradients of the first.
-            raise ValueError(
-                f"cuda_graphs is true with accumulate {self.accumulate}, expected 1: torch loses gradients"
-            )
+        if self.cuda_graphs and self.forward_batch < self.batch:
+            # More processes were never tried, and of several passes a later one writes over the gradients of the first:
+            # https://github.com/pytorch/pytorch/issues/96693.
+            raise ValueError(f"cuda_graphs is true with micro_batch {self.micro_batch}, expected batch ({self.batch})")
         if self.evaluate == "ema" and self.ema_decay is None:
             raise ValueError("evaluate is 'ema', expected an ema_decay with it")
         for field, largest in (("crop_scale", 1.0), ("crop_ratio", float("inf"))):
@@ -125,11 +142,20 @@ class Recipe(Strict):
     @property
     def forward_batch(self) -> int:
         """Images per forward pass of one process."""
-        return self.micro_batch or self.batch // self.accumulate
+        return self.micro_batch or self.batch
 
-    @property
-    def passes_per_step_size(self) -> int:
-        return self.forward_batch * self.accumulate
+    def passes(self, world_size: int) -> int:
+        """Forward passes of each process per optimizer step.
+
+        Raises:
+            ValueError: The forward batches of a step cannot be dealt out evenly.
+        """
+        if self.batch % (self.forward_batch * world_size):
+            raise ValueError(
+                f"batch is {self.batch}, expected a multiple of micro_batch x world size = "
+                f"{self.forward_batch} x {world_size} = {self.forward_batch * world_size}"
+            )
+        return self.batch // (self.forward_batch * world_size)
 
     def train_size(self, epoch: int, image_size: int) -> int:
         """Side of the training images in an epoch (0-based), in pixels; see `first_size`."""
@@ -137,16 +163,6 @@ class Recipe(Strict):
             return image_size
         grown = self.first_size + (image_size - self.first_size) * epoch / (GROWN * self.epochs)
         return int(grown) // 8 * 8
-
-    def check_world_size(self, world_size: int) -> None:
-        """ValueError unless batch = micro_batch x accumulate x world size, and one process where CUDA graphs are."""
-        if self.cuda_graphs and world_size > 1:
-            raise ValueError(f"cuda_graphs is true with {world_size} processes, expected one: more were never tried")
-        if self.batch != self.passes_per_step_size * world_size:
-            raise ValueError(
-                f"batch is {self.batch}, expected micro_batch x accumulate x world size = "
-                f"{self.forward_batch} x {self.accumulate} x {world_size} = {self.passes_per_step_size * world_size}"
-            )
 
 
 def load_recipe(
@@ -160,4 +176,11 @@ def load_recipe(
     path = config_dir / "recipes" / f"{name}.yaml"
     fields = read_yaml(path)
     recipe = parse(Recipe, fields, path)
+    for source, given in ((path, fields), (origin, overrides or {})):
+        if "accumulate" in given:
+            warnings.warn(
+                f"{source}: accumulate is {given['accumulate']}, which is ignored: it follows from batch, micro_batch "
+                "and the number of processes",
+                stacklevel=2,
+            )
     return parse(Recipe, {**fields, **overrides}, f"{origin} on {path}") if overrides else recipe

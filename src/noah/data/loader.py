@@ -42,10 +42,10 @@ def train_loader(
         zeros and ones, sample numbers int64 (b,).
 
     Raises:
-        ValueError: The split is smaller than one batch, or batch is not micro_batch x accumulate x world size.
+        ValueError: The split is smaller than one batch, or batch is no multiple of micro_batch x world size.
     """
     recipe = run.recipe
-    recipe.check_world_size(world_size)
+    held = 2 * recipe.passes(world_size) - 1
     steps = len(shards) // recipe.batch
     if steps == 0:
         raise ValueError(
@@ -61,7 +61,7 @@ def train_loader(
     transform = train_transform(recipe, run.dataset, epoch)
     size = recipe.train_size(epoch, run.dataset.image_size)
     data = _Batches(shards, batches, transform, (run.seed, epoch), recipe.repeats)
-    return _Loader(data, (recipe.forward_batch, 3, size, size), workers, held=2 * recipe.accumulate - 1)
+    return _Loader(data, (recipe.forward_batch, 3, size, size), workers, held=held)
 
 
 def eval_loader(

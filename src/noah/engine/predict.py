@@ -1,4 +1,4 @@
-"""Logits of a whole split, and the prediction records that every metric is computed from."""
+"""The prediction records of a whole split, which every metric is computed from."""
 
 import json
 from pathlib import Path
@@ -16,51 +16,84 @@ from noah.data.reader import Shards
 from noah.data.transforms import normalize
 from noah.engine.distributed import World, autocast
 from noah.files import write_atomic
+from noah.precision import float32_products
 
 THRESHOLDS = "noah.thresholds"
 EVAL_BATCH = 250
 """Fixed: an image's logits must not depend on how many processes share the work."""
+TOP = 5
 
 
 @torch.inference_mode()
 def predict(
     model: nn.Module, shards: Shards, dataset: Dataset, recipe: Recipe, world: World, workers: int = 0
 ) -> torch.Tensor:
-    """Logits (S, M), float32 on the CPU, one row per image of the split, in index order; the same on every rank.
+    """What is recorded of every image of a split, in index order; the same on every rank.
 
-    Whole fixed batches are dealt to the ranks round-robin, and there is no collective until every rank is done.
+    Whole fixed batches are dealt to the ranks round-robin, and there is no collective until every rank is done. Logits
+    of single-label data are ranked batch by batch and not kept: a million images with 21,000 classes are 80 GiB.
+
+    Returns:
+        Of single-label data what `ranking` gives, else the logits, float32 (S, M); on the CPU.
+
+    Raises:
+        FloatingPointError: Logits of an image are no finite numbers.
     """
     training = model.training
     model.eval()
-    logits = torch.full((len(shards), dataset.num_classes), torch.nan)
+    columns, dtype = (dataset.num_classes, torch.float32) if dataset.multi_label else (2 * TOP + 1, torch.float64)
+    rows = torch.full((len(shards), columns), torch.nan, dtype=dtype)
     loader = eval_loader(
         shards, recipe, dataset, batch=EVAL_BATCH, rank=world.rank, world_size=world.size, workers=workers
     )
-    for images, _, indices in loader:
-        images = normalize(images.to(world.device, non_blocking=True), recipe, dataset)
-        with autocast(world.device, recipe.precision):
-            logits[indices] = model(images).float().cpu()
+    with float32_products(recipe.eval_precision):
+        for images, labels, indices in loader:
+            images = normalize(images.to(world.device, non_blocking=True), recipe, dataset)
+            with autocast(world.device, recipe.eval_precision):
+                logits = model(images).float()
+            rows[indices] = (logits if dataset.multi_label else ranking(logits, labels.to(world.device))).cpu()
     model.train(training)
-    logits = world.merge(logits)
-    missing = int(logits.isnan().any(1).sum())
+    rows = world.merge(rows)
+    missing = int(rows.isnan().any(1).sum())
     if missing:
         raise FloatingPointError(f"{missing} of {len(shards)} images have logits that are not finite numbers")
-    return logits
+    return rows
 
 
-def loss_and_score(logits: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
+def ranking(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Per image the five best classes, best first, their probabilities, and the log-probability of its label.
+
+    Of equal logits the lower class comes first. Where there are less than five classes the list is filled up with class
+    -1 of probability 0.
+
+    Args:
+        logits: (B, M).
+        labels: int64 (B,).
+
+    Returns:
+        float64 (B, 11); NaN in the last column where a logit is no finite number.
+    """
+    log_probabilities = logits.double().log_softmax(1)
+    # torch.topk promises no order of equals.
+    ranked = log_probabilities.sort(dim=1, descending=True, stable=True)
+    best, probabilities = ranked.indices[:, :TOP], ranked.values[:, :TOP].exp()
+    fill = (0, TOP - best.shape[1])
+    best, probabilities = nn.functional.pad(best, fill, value=-1), nn.functional.pad(probabilities, fill)
+    return torch.cat([best.double(), probabilities, log_probabilities.gather(1, labels[:, None])], 1)
+
+
+def loss_and_score(rows: torch.Tensor, labels: np.ndarray) -> tuple[float, float]:
     """Mean cross-entropy and top-1; of multi-label data mean binary cross-entropy and mAP. Scores in percent.
 
     Args:
-        logits: (S, M).
+        rows: As `predict` returns them.
         labels: As of `Shards`.
     """
     target = torch.from_numpy(labels)
     if target.ndim == 2:
-        loss = nn.functional.binary_cross_entropy_with_logits(logits.double(), target.double())
-        return loss.item(), mean_average_precision(logits.numpy(), labels)
-    loss = nn.functional.cross_entropy(logits.double(), target)
-    return loss.item(), 100 * int((logits.argmax(1) == target).sum()) / len(target)
+        loss = nn.functional.binary_cross_entropy_with_logits(rows.double(), target.double())
+        return loss.item(), mean_average_precision(rows.numpy(), labels)
+    return -rows[:, -1].mean().item(), 100 * int((rows[:, 0] == target).sum()) / len(target)
 
 
 def best_thresholds(logits: torch.Tensor, labels: np.ndarray) -> list[float]:
@@ -82,37 +115,31 @@ def best_thresholds(logits: torch.Tensor, labels: np.ndarray) -> list[float]:
     return thresholds
 
 
-def write_records(path: Path, shards: Shards, logits: torch.Tensor, thresholds: list[float] | None = None) -> None:
-    """predictions.parquet of either kind."""
+def write_records(path: Path, shards: Shards, rows: torch.Tensor, thresholds: list[float] | None = None) -> None:
+    """predictions.parquet of either kind, of what `predict` returned."""
     if shards.labels.ndim == 2:
-        write_multi_label_predictions(path, shards.keys, shards.labels, logits, thresholds, clusters=shards.clusters)
+        write_multi_label_predictions(path, shards.keys, shards.labels, rows, thresholds, clusters=shards.clusters)
     else:
-        write_predictions(path, shards.keys, shards.labels, logits, clusters=shards.clusters)
+        write_predictions(path, shards.keys, shards.labels, rows, clusters=shards.clusters)
 
 
 def write_predictions(
-    path: Path, keys: np.ndarray, labels: np.ndarray, logits: torch.Tensor, *, clusters: pa.Array | None = None
+    path: Path, keys: np.ndarray, labels: np.ndarray, rows: torch.Tensor, *, clusters: pa.Array | None = None
 ) -> None:
     """One record per image: key, label, the five best classes, their probabilities, log-probability of the label.
 
-    With fewer than five classes the list is filled up with class -1 of probability 0.
-
     Args:
+        rows: (S, 11), as `ranking` returns them.
         clusters: As of `Shards`, for a column cluster; None: there is none.
     """
-    log_probabilities = logits.double().log_softmax(1)
-    top = log_probabilities.topk(min(5, logits.shape[1]), dim=1)
-    fill = 5 - top.indices.shape[1]
-    classes = nn.functional.pad(top.indices, (0, fill), value=-1).to(torch.int32).numpy()
-    probabilities = nn.functional.pad(top.values.exp(), (0, fill)).float().numpy()
-    target = torch.from_numpy(labels)
+    classes, probabilities = rows[:, :TOP].to(torch.int32).numpy(), rows[:, TOP:-1].float().numpy()
     table = pa.table(
         {
             "key": pa.array(keys.tolist()),
             "label": pa.array(labels, pa.int32()),
-            "top5": pa.FixedSizeListArray.from_arrays(pa.array(classes.reshape(-1), pa.int32()), 5),
-            "top5_prob": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.reshape(-1), pa.float32()), 5),
-            "label_logprob": pa.array(log_probabilities.gather(1, target[:, None])[:, 0].float().numpy()),
+            "top5": pa.FixedSizeListArray.from_arrays(pa.array(classes.reshape(-1), pa.int32()), TOP),
+            "top5_prob": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.reshape(-1), pa.float32()), TOP),
+            "label_logprob": pa.array(rows[:, -1].float().numpy()),
         }
     )
     _write(path, table, clusters)

@@ -38,17 +38,23 @@ class TrainState:
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
     starts: list[dict] = field(default_factory=list)
-    """Time, commit and dirty flag of every start: a run that was resumed may have seen more than one commit."""
+    """Time, commit, dirty flag and number of processes of every start: a run that was resumed may have seen several."""
     saved_step: int = 0
     """Of the newest checkpoint; 0 where there is none."""
 
     _COUNTERS = ("step", "epoch_seconds", "seconds", "history", "starts")
     _COUNTERS_OF_A_RANK = ("epoch_loss_sum", "epoch_images")
 
-    def note_start(self) -> None:
+    @property
+    def weights(self) -> dict[str, nn.Module]:
+        """What can be evaluated, by the name that a recipe's `evaluate` has for it."""
+        return {"last": self.model, **({"ema": self.ema.module} if self.ema else {})}
+
+    def note_start(self, world_size: int) -> None:
         """Before the first step, for the sources may be edited while a run goes on."""
         commit, dirty = git_state()
-        self.starts.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit, "dirty": dirty})
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.starts.append({"time": now, "commit": commit, "dirty": dirty, "world_size": world_size})
 
     def save(self, folder: Path, ranks: World, lock: Lock | None) -> None:
         """Write the newest checkpoint and keep the one before it. Every rank calls this; the first one writes.
@@ -60,7 +66,7 @@ class TrainState:
             FloatingPointError: Weights are no finite numbers; both checkpoints stay as they are.
             LockLost: Another process trains this run by now; nothing was written.
         """
-        of_ranks = ranks.gather(self._of_this_rank(ranks.device))
+        of_ranks = ranks.gather({name: getattr(self, name) for name in self._COUNTERS_OF_A_RANK})
         if ranks.is_main:
             for name, tensor in self.model.state_dict().items():
                 if not tensor.isfinite().all():
@@ -103,28 +109,17 @@ class TrainState:
             **{name: getattr(self, name) for name in self._COUNTERS},
         }
 
-    def _of_this_rank(self, device: torch.device) -> dict:
-        return {
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            **{name: getattr(self, name) for name in self._COUNTERS_OF_A_RANK},
-        }
-
     def _restore(self, saved: dict, ranks: World) -> None:
-        if len(saved["ranks"]) != ranks.size:  # which batch, micro_batch and accumulate fix
-            raise LookupError(f"it is of {len(saved['ranks'])} processes, expected {ranks.size}")
-        own = saved["ranks"][ranks.rank]
         self.model.load_state_dict(saved["model"])
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(own["rng"])
-        if own["cuda_rng"] is not None and ranks.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda_rng"], ranks.device)
         for name in self._COUNTERS:
             setattr(self, name, saved[name])
+        # With another number of processes the first one goes on with all that was counted.
+        mine = [saved["ranks"][ranks.rank]] if len(saved["ranks"]) == ranks.size else saved["ranks"] * ranks.is_main
         for name in self._COUNTERS_OF_A_RANK:
-            setattr(self, name, own[name])
+            setattr(self, name, sum(counted[name] for counted in mine))
 
 
 def write_checkpoint(path: Path, data: dict[str, Any]) -> None:

@@ -96,11 +96,12 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World, losses:
         for index, (images, labels, _) in enumerate(group):
             images = normalize(images.to(ranks.device, non_blocking=True), recipe, run.dataset)
             targets = labels.to(ranks.device, non_blocking=True)
-            # timm's draw from the global generators of Python and NumPy.
-            drawn = seed_from(run.seed, state.step, index, ranks.rank)
-            random.seed(drawn)
-            np.random.seed(drawn % 2**32)
-            images = erase(images) if erase else images
+            number = index * ranks.size + ranks.rank  # of this forward batch among those of the step
+            if erase:
+                for place, image in enumerate(images, start=number * len(images)):
+                    seed_generators(ranks.device, run.seed, state.step, "place", place)
+                    erase(image)
+            seed_generators(ranks.device, run.seed, state.step, number)  # for mixup and dropout
             if mixup:
                 images, targets = mixup(images, targets)
             if recipe.channels_last:
@@ -122,6 +123,17 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World, losses:
         return losses.latest
 
     return step_once
+
+
+def seed_generators(device: torch.device, *parts) -> None:
+    """The global generators, from which timm and dropout draw: Python's, NumPy's, and torch's, that of `device` too."""
+    drawn = seed_from(*parts)
+    random.seed(drawn)
+    np.random.seed(drawn % 2**32)
+    # Not torch.manual_seed, which writes down where it was called from as long as no GPU is in use.
+    torch.default_generator.manual_seed(drawn)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(drawn)
 
 
 def seed_from(*parts) -> int:

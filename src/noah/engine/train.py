@@ -1,12 +1,12 @@
 """The training loop: from a run and its shards to a model, its history and its predictions.
 
-Everything random is a pure function of the run: the order of (seed, epoch), augmentation of (seed, epoch, key), mixup
-of (seed, step), dropout of the saved generator. So a run that is stopped and resumed ends with the same bits (on a CPU,
-with the same number of threads and processes).
+Everything random is a pure function of the run: the order of (seed, epoch), augmentation of (seed, epoch, key), erasing
+of (seed, step, place in the batch), mixup and dropout of (seed, step, number of the forward batch). So a run that is
+stopped and resumed ends with the same bits (on a CPU, with the same number of threads and processes). With another
+number of processes it goes on with the same draws; sums are then added up in another order.
 """
 
 import contextlib
-import csv
 import signal
 import time
 from collections.abc import Callable
@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from timm.utils import ModelEmaV3
-from torch import nn
 
 from noah.config import Run
 from noah.data.access import open_splits
@@ -28,14 +26,14 @@ from noah.engine.failure import attempt
 from noah.engine.folder import remove_checkpoints, remove_leftovers, state_folder
 from noah.engine.lock import Lock, lock
 from noah.engine.optim import build_optimizer, build_scheduler, set_lr
-from noah.engine.predict import best_thresholds, loss_and_score, predict, write_records
+from noah.engine.outputs import finish
+from noah.engine.predict import loss_and_score, predict
 from noah.engine.progress import ProgressReport
-from noah.engine.provenance import describe_arm, describe_origin
 from noah.engine.state import TrainState
 from noah.engine.step import Losses, seed_from, stepper
-from noah.files import write_atomic, write_json, write_text
 from noah.models import build_model
 from noah.models.pretrained import load_backbone
+from noah.precision import float32_products
 from noah.signals import Interrupted, StopSignals
 
 
@@ -72,7 +70,8 @@ def train(
 
     Args:
         shards_root: Holds {dataset}/{split}/manifest.json; a folder, or a URL as a string.
-        out: Receives run.yaml, model.safetensors, history.csv, predictions.parquet, arm.json, provenance.json.
+        out: Receives run.yaml, model.safetensors, history.csv, predictions.parquet, arm.json, provenance.json
+            (noah.engine.outputs).
 
     Raises:
         ValueError: The run, its data or the number of processes cannot work; another process trains it; or it was
@@ -90,9 +89,10 @@ def train(
             checked=machine.state / "verified.json",
         ) as splits,
         world(machine.device) as ranks,
+        float32_products(run.recipe.precision),
     ):
         folder = state_folder(machine.state, run, splits["train"].manifest_sha256)
-        run.recipe.check_world_size(ranks.size)
+        run.recipe.passes(ranks.size)
         if run.recipe.compile:
             check_compiler(ranks.device)
         with lock(folder) if ranks.is_main else contextlib.nullcontext() as held:
@@ -121,7 +121,7 @@ def _train(
         remove_leftovers(folder)
     state = build_state(run, ranks)
     resumed = state.load(folder, ranks)
-    state.note_start()
+    state.note_start(ranks.size)
     model = compiled(ranks.wrap(Parts(state.model)), recipe) if recipe.compile else ranks.wrap(state.model)
     scheduler = build_scheduler(state.optimizer, recipe, steps_per_epoch)
     on_gpu = ranks.device.type == "cuda"
@@ -149,7 +149,7 @@ def _train(
                 workers=machine.workers,
             )
             clock = time.monotonic()
-            for group in _groups(batches, recipe.accumulate):
+            for group in _groups(batches, recipe.passes(ranks.size)):
                 lr = set_lr(state.optimizer, scheduler, state.step, steps_per_epoch)
                 loss = step_once(group, lr)
                 state.epoch_seconds += time.monotonic() - clock
@@ -175,16 +175,8 @@ def _train(
                 clock = time.monotonic()
 
         state.save(folder, ranks, held)
-        evaluated = ranks.share(state.ema.module if recipe.evaluate == "ema" else state.model)
-        logits = predict(evaluated, splits["test"], run.dataset, recipe, ranks, machine.workers)
-        thresholds = None
-        if run.dataset.multi_label and "minival" in splits:
-            minival = predict(evaluated, splits["minival"], run.dataset, recipe, ranks, machine.workers)
-            thresholds = best_thresholds(minival, splits["minival"].labels)
+        finish(run, splits, out, state, ranks, held, machine.workers)
         if ranks.is_main:
-            held.check()
-            write_records(out / "predictions.parquet", splits["test"], logits, thresholds)
-            _write_outputs(run, out, evaluated, state, describe_origin(run, splits, ranks, state))
             if not machine.keep_state:
                 remove_checkpoints(folder)
             progress.say(f"{run.key}: done in {state.seconds:.0f} s of training")
@@ -200,7 +192,6 @@ def build_state(run: Run, ranks: World) -> TrainState:
     if run.recipe.channels_last:
         model = model.to(memory_format=torch.channels_last)
     ema = ModelEmaV3(model, decay=run.recipe.ema_decay) if run.recipe.ema_decay else None
-    torch.manual_seed(seed_from(run.seed, "train", ranks.rank))
     return TrainState(model, build_optimizer(model, run.recipe), ema)
 
 
@@ -211,9 +202,9 @@ def _finish_epoch(
     minival_loss = minival_score = None
     due = epoch % run.recipe.eval_every_epochs == 0 or epoch == run.recipe.epochs
     if due and "minival" in splits:
-        shown = state.ema.module if run.recipe.evaluate == "ema" else state.model
-        logits = predict(ranks.share(shown), splits["minival"], run.dataset, run.recipe, ranks, machine.workers)
-        minival_loss, minival_score = loss_and_score(logits, splits["minival"].labels)
+        shown = ranks.share(state.weights[run.recipe.evaluate])
+        rows = predict(shown, splits["minival"], run.dataset, run.recipe, ranks, machine.workers)
+        minival_loss, minival_score = loss_and_score(rows, splits["minival"].labels)
     loss_sum, images = ranks.sum(state.epoch_loss_sum, state.epoch_images)
     state.history.append(
         {
@@ -229,20 +220,6 @@ def _finish_epoch(
     )
     state.seconds += state.epoch_seconds
     state.epoch_loss_sum, state.epoch_images, state.epoch_seconds = 0.0, 0, 0.0
-
-
-def _write_outputs(run: Run, out: Path, evaluated: nn.Module, state: TrainState, origin: dict) -> None:
-    write_text(out / "run.yaml", run.to_yaml())
-    with write_atomic(out / "history.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, state.history[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(state.history)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in evaluated.state_dict().items()}
-    with write_atomic(out / "model.safetensors") as temporary:
-        # One entry only: safetensors writes several in an order of its own, and the file would differ from run to run.
-        temporary.write_bytes(save(weights, metadata={"run_sha256": run.hash}))
-    write_json(out / "arm.json", describe_arm(run, state.model, state.optimizer))
-    write_json(out / "provenance.json", origin)
 
 
 def _groups(batches, size: int):

@@ -108,7 +108,8 @@ def best_categories(model: Classifier, images: Tensor, multi_label: bool = False
     features = model.forward_features(images)
     logits = model.forward_head(features)
     likely = logits.sigmoid() if multi_label else logits.softmax(1)
-    probabilities, categories = likely.topk(min(CATEGORIES, logits.shape[1]))
+    # torch.topk promises no order of equals; here the lower class comes first, as in the prediction records.
+    probabilities, categories = (ranked[:, :CATEGORIES] for ranked in likely.sort(descending=True, stable=True))
     if hasattr(model.head, "attention_maps"):
         heads = _as_grid(model.head.attention_maps(features), first=3)
         maps = torch.cat([heads, heads.sum(1, keepdim=True)], 1).transpose(1, 2)

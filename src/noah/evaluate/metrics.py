@@ -21,7 +21,8 @@ def score(run_dir: Path, test_manifest: Path) -> dict:
     Returns:
         What metrics.json holds: top1, top5 and per_class_top1 in percent (a class without images: None) and loss in
         nats per image, or what `multi_label_metrics` says; minival_top1 or minival_map in percent (a run without
-        minival: None), final_train_loss.
+        minival: None), final_train_loss; of a run that kept two kinds of weights `other_weights`: which those are that
+        its recipe does not name, and the same numbers of them.
 
     Raises:
         ValueError: A file is missing or broken, or the records are not exactly the manifest's samples.
@@ -34,18 +35,24 @@ def score(run_dir: Path, test_manifest: Path) -> dict:
     measure = _multi_label if multi_label else _single_label
     with reading(path):
         images, measured = measure(path, samples, num_classes)
+    provenance = read_mapping(run_dir / "provenance.json", "run_key", "run_sha256")
+    other = {}
+    for kind in set(provenance.get("kept_weights", ())) - {provenance.get("evaluated_weights")}:
+        path = run_dir / f"predictions_{kind}.parquet"
+        with reading(path):
+            other = {"weights": kind, **measure(path, samples, num_classes)[1]}
     minival = "minival_map" if multi_label else "minival_top1"
     history = run_dir / "history.csv"
     with reading(history):
         last = _read_history(history, minival).iloc[-1]
         minival_score, final_loss = (float(last[name]) for name in (minival, "train_loss"))
-    provenance = read_mapping(run_dir / "provenance.json", "run_key", "run_sha256")
     metrics = {
         "run_key": provenance["run_key"],
         "run_sha256": provenance["run_sha256"],
         "split": "test",
         "images": images,
         **measured,
+        **({"other_weights": other} if other else {}),
         minival: None if pd.isna(minival_score) else minival_score,
         "final_train_loss": final_loss,
     }

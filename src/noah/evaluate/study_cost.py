@@ -9,6 +9,7 @@ from noah.config import Study
 from noah.evaluate.cost import measure_cost
 from noah.files import write_json
 from noah.models import build_model
+from noah.precision import float32_products
 
 BATCH = 64
 ROUNDS = 20
@@ -29,16 +30,17 @@ def write_cost(study: Study, dataset: str, backbone: str, *, device: str = "auto
         device = "cuda" if torch.cuda.is_available() else "cpu"
     arms = study.arms_of(dataset, backbone)
     first = arms[0]
-    cost = measure_cost(
-        {run.arm: partial(build_model, **run.model_arguments) for run in arms},
-        image_size=first.dataset.image_size,
-        num_classes=first.dataset.num_classes,
-        batch=BATCH,
-        rounds=ROUNDS,
-        device=device,
-        dtype=torch.bfloat16 if first.recipe.precision == "bf16" else torch.float32,
-        channels_last=first.recipe.channels_last,
-    )
+    with float32_products(first.recipe.precision):
+        cost = measure_cost(
+            {run.arm: partial(build_model, **run.model_arguments) for run in arms},
+            image_size=first.dataset.image_size,
+            num_classes=first.dataset.num_classes,
+            batch=BATCH,
+            rounds=ROUNDS,
+            device=device,
+            dtype=torch.bfloat16 if first.recipe.precision == "bf16" else torch.float32,
+            channels_last=first.recipe.channels_last,
+        )
     path = study.results / "cost" / f"{dataset}-{backbone}.json"
     config = study.cost_hash(dataset, backbone)
     write_json(path, {"dataset": dataset, "backbone": backbone, "config_sha256": config, **cost})

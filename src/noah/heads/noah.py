@@ -158,7 +158,7 @@ class NOAH(nn.Module):
         """The name of `noah.heads.kernels.IMPLEMENTATIONS` that computes on a device, `cpu` or `cuda`."""
         if self.impl != "auto":
             return self.impl
-        return best(device) if self.paper else "reference"
+        return best(device, self.num_classes) if self.paper else "reference"
 
     def forward(self, x: Tensor) -> Tensor:
         x, drop_rate = self._as_map(x), self.drop_rate if self.training else 0.0

@@ -1,26 +1,20 @@
 """From the names of a study to a model."""
 
 import inspect
-import warnings
 from dataclasses import replace
 from functools import lru_cache
 
 import timm
 import torch
-from timm.models import MlpMixer, VisionTransformer
 from torch import nn
 
 from noah.backbones import BACKBONES, Backbone, paper_head
 from noah.heads import HEADS
 from noah.models import deit, mobilenetv3, pvt, shufflenetv2  # noqa: F401  (they register their names in timm)
+from noah.models.checks import check_arguments, check_combination, has_class_token, warn_of_few_positions
 from noah.models.classifier import POOLS_FIRST, Classifier
 from noah.models.features import probe
 from noah.models.mlps import MLPS, create_mlp
-
-OUTPUT_STRIDES = (2, 4, 8, 16, 32)
-"""Pixels per position that strides of 2 can give."""
-FEWEST_POSITIONS = 4
-"""Below, a head that weighs positions is hardly another model than their mean."""
 
 
 def build_model(
@@ -73,7 +67,7 @@ def build_model(
     Warns:
         UserWarning: A head that weighs positions has fewer than four.
     """
-    _check_arguments(backbone, img_size, depth, output_stride, proj_drop_rate, drop_path_rate)
+    check_arguments(backbone, img_size, depth, output_stride, proj_drop_rate, drop_path_rate)
     published = BACKBONES.get(backbone)
     timm_name, arguments = _timm_name(backbone, published, width), dict(published.body) if published else {}
     head, defaults = paper_head(head, published)
@@ -97,6 +91,7 @@ def build_model(
     if img_size and "img_size" in accepted:
         arguments["img_size"] = img_size
 
+    drawn = torch.get_rng_state()
     body = _create(backbone, timm_name, in_chans, arguments)
     if stem_stride:
         if not hasattr(body, "conv_stem"):
@@ -107,55 +102,26 @@ def build_model(
     if dilation:
         _undilate(body, backbone, dilation, output_stride)
     img_size = img_size or body.default_cfg["input_size"][-1]
-    _check(body, backbone, head, img_size)
+    check_combination(body, backbone, head, img_size)
     features = probe(body, backbone, in_chans, img_size)
     if not features.moved and (behind := _norm_behind_the_mean(body, timm_name, arguments)):
         features = replace(features, moved=(behind,), between=head in POOLS_FIRST)
-        body = _create(backbone, timm_name, in_chans, arguments, global_pool="avg") if head in POOLS_FIRST else body
+        if head in POOLS_FIRST:
+            torch.set_rng_state(drawn)
+            body = _create(backbone, timm_name, in_chans, arguments, global_pool="avg")
+    if arguments.get("class_token"):
+        torch.set_rng_state(drawn)
+        _take_what_agrees(body, _create(backbone, timm_name, in_chans, {**arguments, "class_token": False}))
     shape = {"img_size": img_size, "in_chans": in_chans}
     model = Classifier(body, features, head, num_classes, **shape, global_pool=global_pool, **head_kwargs)
-    _warn_of_few_positions(features.positions, backbone, head, accepted, hasattr(body, "conv_stem"))
+    warn_of_few_positions(features.positions, backbone, head, accepted, hasattr(body, "conv_stem"))
     return model
-
-
-def _check_arguments(
-    backbone: str,
-    img_size: int | None,
-    depth: int | None,
-    output_stride: int | None,
-    proj_drop_rate: float,
-    drop_path_rate: float,
-) -> None:
-    """Refuse, in one line, what timm accepts in silence or dies of."""
-    if "." in backbone:
-        raise ValueError(
-            f"backbone is '{backbone}', expected a name without a tag, '{backbone.partition('.')[0]}': "
-            "weights are not downloaded here (docs/weights.md)"
-        )
-    for name, value in (("img_size", img_size), ("depth", depth), ("output_stride", output_stride)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"backbone '{backbone}': {name} is {value}, expected a number from 1 on")
-    if output_stride is not None and output_stride not in OUTPUT_STRIDES:
-        expected = ", ".join(map(str, OUTPUT_STRIDES))
-        raise ValueError(f"backbone '{backbone}': output_stride is {output_stride}, expected one of {expected}")
-    for name, value in (("proj_drop_rate", proj_drop_rate), ("drop_path_rate", drop_path_rate)):
-        if not 0 <= value < 1:
-            raise ValueError(f"backbone '{backbone}': {name} is {value}, expected at least 0 and below 1")
-
-
-def _warn_of_few_positions(positions: int, backbone: str, head: str, accepted: frozenset[str], stem: bool) -> None:
-    if positions >= FEWEST_POSITIONS or head in POOLS_FIRST or getattr(HEADS.get(head), "takes_class_token", False):
-        return
-    ways = [name for name in ("output_stride", "patch_size") if name in accepted]
-    ways = ["larger images", *(["a smaller stem_stride"] if stem else []), *(f"a smaller {name}" for name in ways)]
-    said = "one position: nothing to attend to" if positions == 1 else f"{positions} positions"
-    warnings.warn(f"head '{head}' on backbone '{backbone}' sees {said}; {' or '.join(ways)} give more", stacklevel=3)
 
 
 def describe(model: Classifier) -> dict:
     """What stands in a run's arm.json about its model: the facts in which arms can differ besides the head."""
     return {
-        "class_token": _has_class_token(model.backbone),
+        "class_token": has_class_token(model.backbone),
         "positions": model.positions,
         "in_features": model.head_hidden_size,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -205,6 +171,16 @@ def _create(backbone: str, timm_name: str, in_chans: int, arguments: dict, *, gl
             raise ValueError(f"backbone '{backbone}': {error}") from error
 
 
+@torch.no_grad()
+def _take_what_agrees(body: nn.Module, other: nn.Module) -> None:
+    """Give `body` the weights of `other` wherever names and shapes agree: a class token that is drawn first shifts all
+    later draws, and arms with and without one would start from different backbones."""
+    own = body.state_dict()
+    for name, tensor in other.state_dict().items():
+        if name in own and own[name].shape == tensor.shape:
+            own[name].copy_(tensor)
+
+
 def _timm_output_stride(output_stride: int | None, stem_stride: int | None) -> int | None:
     """timm counts the stem's stride as 2, whatever it is then set to."""
     if output_stride is None or stem_stride != 1:
@@ -231,18 +207,3 @@ def _accepted(timm_name: str) -> frozenset[str]:
     """The arguments of the class behind timm's name, which only a built model tells; built without memory."""
     with torch.device("meta"):
         return frozenset(inspect.signature(type(timm.create_model(timm_name))).parameters)
-
-
-def _has_class_token(backbone: nn.Module) -> bool:
-    return getattr(backbone, "has_class_token", getattr(backbone, "cls_token", None) is not None)
-
-
-def _check(body: nn.Module, backbone: str, head: str, img_size: int) -> None:
-    """Refuse, in one line, a combination that would fail or mislead later."""
-    if getattr(HEADS.get(head), "takes_class_token", False) and not _has_class_token(body):
-        raise ValueError(f"head '{head}' needs a class token, which backbone '{backbone}' does not have")
-    if isinstance(body, VisionTransformer | MlpMixer) and img_size % body.feature_info[-1]["reduction"]:
-        patch = body.feature_info[-1]["reduction"]
-        raise ValueError(
-            f"backbone '{backbone}': img_size is {img_size}, expected a multiple of its patch size ({patch})"
-        )

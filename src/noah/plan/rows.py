@@ -71,7 +71,7 @@ def _describe(study: Study, run: Run) -> dict:
 
 def _check_augmentation(study: Study, run: Run) -> None:
     try:
-        run.recipe.check_world_size(study.spec.resources.ranks)
+        run.recipe.passes(study.spec.resources.ranks)
         train_transform(run.recipe, run.dataset)
         eval_transform(run.recipe, run.dataset)
     except ValueError as error:

@@ -59,6 +59,7 @@ class Provenance(BaseModel, extra="allow"):
     resumed_at_commits: list[str] = []
     versions: dict[str, str] = {}
     device: str | None = None
+    evaluated_in: str | None = None
     threads: int | None = None
     world_size: int | None = None
     quarantine_share: dict[str, float] = {}
@@ -157,6 +158,8 @@ def _run_rows(record: RunRecord) -> list[tuple]:
     run, score = record.run, record.run.dataset.score
     name = (run.dataset.name, run.recipe_name, run.backbone.slug, run.backbone.width, run.arm, run.seed)
     values = {metric: {**record.provenance, **record.metrics}.get(metric) for metric in RUN_METRICS[score]}
+    if other := record.metrics.get("other_weights"):
+        values[f"{other['weights']}_{score}"] = other[score]
     if "minival" not in run.dataset.splits:
         del values[f"minival_{score}"]
     per_class = record.metrics.get(_PER_CLASS[score]) or [None] * run.dataset.num_classes

@@ -66,6 +66,7 @@ def fairness(study: Study, records: Sequence, costs: Sequence[dict]) -> dict:
                 ("threads", "threads"),
                 ("world_sizes", "world_size"),
                 ("versions", "versions"),
+                ("evaluated_in", "evaluated_in"),
             )
         },
         "resumed_at_commits": _distinct(c for p in provenances for c in p.get("resumed_at_commits", ())),
@@ -148,6 +149,7 @@ def _warnings(report: dict) -> list[str]:
         ("world_sizes", "with different numbers of processes"),
         ("versions", "with different software versions"),
         ("evaluated_weights", "and different kinds of weights were evaluated"),
+        ("evaluated_in", "and evaluated in different precisions"),
     ):
         if len(report[field]) > 1:
             warnings.append(f"the runs were trained {what}")

@@ -72,6 +72,7 @@ def _origin(fairness: dict) -> list[str]:
     weights = " or ".join(
         {"last": "those of the last epoch", "ema": "the moving average (EMA)"}[w] for w in fairness["evaluated_weights"]
     )
+    precision = f", in {' or '.join(fairness['evaluated_in'])}" if fairness["evaluated_in"] else ""
     data = "; ".join(
         f"{dataset} "
         + ", ".join(f"{split} {'/'.join(sha[:12] for sha in shas)}" for split, shas in splits.items() if shas)
@@ -92,7 +93,7 @@ def _origin(fairness: dict) -> list[str]:
     versions = " or ".join(_mapping(v) for v in fairness["versions"])
     days = " to ".join(dict.fromkeys(time[:10] for time in fairness["finished"]))
     return [
-        f"Evaluated weights: {weights}, a rule fixed before training; the test split selected nothing.",
+        f"Evaluated weights: {weights}{precision}, a rule fixed before training; the test split selected nothing.",
         f"Data (sha256 of the manifests): {data}.",
         *([f"Left out as bad images (quarantine.csv), share of the split: {left_out}."] if left_out else []),
         f"Commits of the runs: {commits}.",

@@ -204,6 +204,8 @@ def _final(study: Study, run: Run, folder: Path) -> dict[str, float]:
         names = _TEST_METRICS[run.dataset.score]
         metrics = _read(folder / "metrics.json", *names)
         final |= {f"test_{name}": metrics[name] for name in names}
+        if other := metrics.get("other_weights"):
+            final |= {f"test_{name}_{other['weights']}": other[name] for name in names}
     cost = _cost_file(study, run.dataset.name, run.backbone.slug)
     if cost.is_file():
         with reading(cost):

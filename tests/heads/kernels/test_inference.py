@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from noah.heads import NOAH
+from noah.heads import NOAH, kernels
 
 
 @pytest.fixture
@@ -32,6 +32,15 @@ def test_a_fused_head_computes_in_the_dtype_of_autocast(head, dtype):
     with torch.no_grad(), torch.autocast("cpu", dtype):
         assert fused(x).dtype == head(x).dtype == dtype
         torch.testing.assert_close(fused(x), head(x), atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("few", [0, 64])
+def test_a_fused_head_of_few_and_of_many_categories_gives_the_dtype_of_autocast(head, monkeypatch, few):
+    monkeypatch.setattr(kernels, "FEW_CATEGORIES", few)
+    fused, x = head.fuse(), torch.randn(3, 21, 4, 2)
+    assert fused(x).dtype == torch.float32
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert fused(x).dtype == torch.bfloat16
 
 
 def test_only_what_inference_needs_is_left_and_the_head_is_as_it_was(head):

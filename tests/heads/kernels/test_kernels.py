@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from noah.evaluate.cost import running_maximum
-from noah.heads import NOAH
+from noah.heads import NOAH, kernels
 from noah.heads.kernels import compiled, tiles
 
 SHAPES = {  # B, C, L, M, N, r
@@ -405,6 +405,18 @@ def test_auto_takes_the_tiles_on_a_cpu_and_the_reference_on_the_meta_device():
             module(features)
         whole = [shape for shape in kept if len(shape) == 4 and shape[0] == 4 and shape[1:3] == (4, 5)]
         assert bool(whole) == features.is_meta
+
+
+@pytest.mark.parametrize(("num_classes", "expected"), [(10, "reference"), (63, "reference"), (64, "cpu")])
+def test_auto_takes_the_reference_on_a_cpu_for_few_categories(monkeypatch, num_classes, expected):
+    monkeypatch.setattr(kernels, "FEW_CATEGORIES", 64)
+    head, called = NOAH(16, num_classes), []
+    for name in ("cpu", "reference"):
+        fake = lambda *_, name=name, **__: called.append(name) or torch.zeros(1, 4, 1)  # noqa: E731
+        monkeypatch.setitem(kernels.IMPLEMENTATIONS, name, fake)
+    head(torch.randn(1, 6, 16))
+    assert called == [expected]
+    assert (head.kernel("cpu"), head.kernel("cuda") != "cpu") == (expected, True)
 
 
 def test_a_kernel_for_another_device_is_refused_in_words():

@@ -38,6 +38,9 @@ DEVICES = {"cpu": "cpu", "compile": "cpu", "triton": "cuda"}
 """Where each lean implementation runs."""
 BEST = {"cpu": "cpu", "cuda": "triton"}
 """What `best` takes on each device."""
+FEW_CATEGORIES = 64
+"""With fewer, tiles on a CPU are too small to pay: with 10 they take two to three times as long as the reference, with
+80 about as long (docs/benchmarks, ten-classes)."""
 
 
 def choose(impl: str, *, paper: bool) -> Callable[..., Tensor]:
@@ -67,7 +70,7 @@ def _forward(impl: str, x: Tensor, query: nn.Conv2d, value: nn.Conv2d, **setting
         return reference.forward(x, query, value, **settings)
     device = x.device.type
     if impl == "auto":
-        impl = best(device)
+        impl = best(device, query.out_channels // settings["num_heads"])
     elif device != DEVICES[impl]:
         raise ValueError(f"impl is '{impl}' and the features are on {device}, expected {DEVICES[impl]}")
     if impl != "reference":
@@ -77,9 +80,11 @@ def _forward(impl: str, x: Tensor, query: nn.Conv2d, value: nn.Conv2d, **setting
     return IMPLEMENTATIONS[impl](x, query, value, **settings)
 
 
-def best(device: str) -> str:
+def best(device: str, num_classes: int) -> str:
     """What `auto` takes on a device; where nothing serves, and without triton, the reference."""
     impl = BEST.get(device, "reference")
+    if impl == "cpu" and num_classes < FEW_CATEGORIES:
+        return "reference"
     return "reference" if impl == "triton" and find_spec("triton") is None else impl
 
 
