@@ -5,13 +5,15 @@ SCALE ?= full
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: tables test test-system test-long benchmark setup ui lint clean
+.PHONY: tables test test-system test-long test-lowest benchmark setup ui lint clean
 
 tables: setup  ## run the study and print its table; where a run failed, the table shows its cell as missing
 	@snakemake --profile local --config study=$(STUDY) scale=$(SCALE) || { code=$$?; \
 	  [ $$code = 2 ] || { noah collect $(STUDY) --scale $(SCALE) && noah compare $(STUDY) --scale $(SCALE) && \
 	  noah table $(STUDY) --scale $(SCALE) && noah table $(STUDY) --scale $(SCALE) --show; }; exit $$code; }
 	@noah table $(STUDY) --scale $(SCALE) --show --against docs/results
+
+LOWEST = tests/heads tests/models tests/engine tests/evaluate tests/data tests/report tests/config tests/test_precision.py
 
 test: setup  ## no root, no services, under 10 minutes
 	pytest -n 2 --dist loadfile
@@ -21,6 +23,11 @@ test-system: setup  ## MLflow's page in Chromium, a DVC clone, a real Slurm (if 
 
 test-long: setup  ## the full counts, by hand
 	pytest -m long
+
+test-lowest:  ## with the oldest packages that pyproject.toml admits, in a folder of its own: some 7 GB to fetch, by hand
+	test -x .venv-lowest/bin/uv || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/pip install --quiet uv; }
+	VIRTUAL_ENV=$(CURDIR)/.venv-lowest .venv-lowest/bin/uv pip install --resolution lowest-direct --editable '.[test]'
+	PATH=$(CURDIR)/.venv-lowest/bin:$$PATH .venv-lowest/bin/pytest -n 2 --dist loadfile $(LOWEST)
 
 BENCHMARKS ?= head step switches trainer shard loader pipeline
 GOALS = mobilenetv2-w0.5 mobilenetv2-w1 resnet18-w1 deit_tiny-w1
@@ -53,5 +60,5 @@ lint: setup
 	snakemake --lint --config study=digits scale=full
 
 clean:  ## packages, caches and logs; never data, shards, results, state or tracked runs
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis logs report.zip src/noah.egg-info
+	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis logs report.zip src/noah.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -79,12 +79,45 @@ def test_what_timm_says_of_a_name_is_what_the_model_says(name):
     assert cfg.classifier == model.default_cfg["classifier"]
 
 
-@pytest.mark.parametrize("name", ["noah_shufflenetv2_100", "mobilenetv3_small"])
+@pytest.mark.parametrize("name", sorted(default_cfgs))
 def test_features_only_gives_the_bare_backbones_maps(name):
-    model = timm.create_model(name, features_only=True).eval()
-    maps = model(torch.randn(1, 3, 64, 64))
+    with torch.device("meta"):
+        model = timm.create_model(name, features_only=True).eval()
+        maps = model(torch.randn(1, 3, 224, 224))
+    assert len(maps) >= 3
     assert [m.shape[1] for m in maps] == model.feature_info.channels()
-    assert [64 // m.shape[-1] for m in maps] == model.feature_info.reduction() == [2, 4, 8, 16, 32][-len(maps) :]
+    assert [224 // m.shape[-1] for m in maps] == model.feature_info.reduction()
+
+
+@pytest.mark.parametrize("name", ["shufflenetv2_100", "mobilenetv3_small", "pvt_tiny_050"])
+def test_features_only_leaves_out_what_stands_behind_the_last_map(name):
+    size = {"img_size": 64} if name.startswith("pvt") else {}
+    model = timm.create_model(name, features_only=True, out_indices=(0, 2), **size).eval()
+    whole = timm.create_model(name, **size).eval()
+    whole.load_state_dict({**whole.state_dict(), **model.model.state_dict()})
+    images = torch.randn(1, 3, 64, 64)
+    expected = whole.forward_intermediates(images, indices=[0, 2], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(model(images), expected, strict=True))
+    assert sum(p.numel() for p in model.parameters()) < 0.6 * sum(p.numel() for p in whole.parameters())
+
+
+def test_timm_saves_a_model_and_makes_it_again_from_the_folder(tmp_path):
+    model = timm.create_model("noah_deit_tiny_050_patch16_224", num_classes=7, img_size=32, depth=1).eval()
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", checkpoint_path=tmp_path / "model.safetensors").eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(images), model(images))
+
+
+def test_an_argument_that_nobody_takes_is_the_error_that_timm_expects():
+    with pytest.raises(TypeError, match="unknown argument 'not_an_argument', expected one of"):
+        timm.create_model("noah_resnet18", not_an_argument=1)
+
+
+def test_a_model_is_made_where_and_as_what_it_is_asked_for():
+    for name in ("noah_pvt_tiny_050", "shufflenetv2_100"):
+        model = timm.create_model(name, device="meta", dtype=torch.bfloat16)
+        assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
 
 
 def test_timms_arguments_reach_backbone_and_head():
@@ -101,5 +134,5 @@ def test_timm_finds_the_input_of_a_registered_model():
 
 
 def test_pretrained_weights_are_refused_clearly():
-    with pytest.raises(ValueError, match="noah_resnet18: pretrained is True"):
+    with pytest.raises(ValueError, match=r"noah_resnet18: pretrained is True.*docs/weights\.md"):
         timm.create_model("noah_resnet18", pretrained=True)

@@ -5,7 +5,9 @@ import timm
 import torch
 from models_support import SMALL, small
 from timm.layers import create_feature_extractor
+from timm.optim import create_optimizer_v2
 
+from noah.models import build_model
 from noah.models.registry import default_cfgs
 
 
@@ -117,3 +119,52 @@ def test_timms_create_model_takes_no_classes_and_no_pooling(name):
         images = torch.zeros(1, 3, 224, 224)
         assert pooled(images).shape == (1, pooled.num_features)
         assert features(images).shape == features.forward_features(images).shape
+
+
+def test_maps_at_several_depths_are_those_that_the_model_says(any_model, images):
+    final, maps = any_model.forward_intermediates(images)
+    assert torch.equal(final, any_model.forward_features(images))
+    assert [m.shape[1] for m in maps] == [info["num_chs"] for info in any_model.feature_info]
+    modules = dict(any_model.named_modules())
+    assert all(info["module"] in modules for info in any_model.feature_info)
+    last = any_model.forward_intermediates(images, indices=1, intermediates_only=True)
+    assert torch.equal(last[0], maps[-1])
+
+
+def test_tokens_in_front_of_the_positions_are_counted(images):
+    for backbone, head, expected in (("deit_tiny", "token", 1), ("deit_tiny", "noah", 0), ("resnet18", "gap", 0)):
+        assert small(backbone, head).num_prefix_tokens == expected
+    tokens = small("deit_tiny", "token").get_intermediate_layers(images, 2)
+    assert [t.shape for t in tokens] == [(2, 16, 96)] * 2
+
+
+@pytest.mark.parametrize("head", ["token", "noah"])
+def test_a_vision_transformer_takes_another_size_in_place(head):
+    model = small("deit_tiny", head).eval()
+    model.set_input_size(img_size=64)
+    assert (model.positions, model.img_size, model.default_cfg["input_size"]) == (64, 64, (3, 64, 64))
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+    with pytest.raises(ValueError, match=r"img_size is \(32, 64\), expected a square"):
+        model.set_input_size(img_size=(32, 64))
+    assert not hasattr(small("gmlp_tiny"), "set_input_size")
+
+
+@pytest.mark.parametrize("backbone", ["cait_xxs24_224", "inception_v3", "inception_resnet_v2", "resnet18", "deit_tiny"])
+def test_layers_have_learning_rates_that_fall_towards_the_images(backbone):
+    with torch.device("meta"):
+        model = build_model(backbone, "gap", num_classes=3)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1.0, layer_decay=0.5)
+    scales = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    by_layer = [scales[id(p)] for p in model.parameters()]
+    assert by_layer[0] == min(by_layer)
+    assert {scales[id(p)] for p in model.head.parameters()} == {1.0}
+    assert len(set(by_layer)) > 3
+
+
+def test_more_arguments_reach_the_backbone():
+    plain = small("deit_tiny")
+    normed = build_model("deit_tiny", "gap", num_classes=3, img_size=32, depth=1, backbone_kwargs={"qk_norm": True})
+    assert isinstance(plain.backbone.blocks[0].attn.q_norm, torch.nn.Identity)
+    assert not isinstance(normed.backbone.blocks[0].attn.q_norm, torch.nn.Identity)
+    with pytest.raises(ValueError, match=r"backbone_kwargs has depth \(3\), expected none: build_model sets it"):
+        build_model("deit_tiny", "gap", depth=1, backbone_kwargs={"depth": 3})

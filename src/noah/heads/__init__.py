@@ -51,6 +51,10 @@ __all__ = [
 ]
 
 
+class UnknownArgument(ValueError, TypeError):
+    """What a bad value raises here, and what Python and timm raise for a keyword that nobody takes."""
+
+
 def build_head(name: str, in_features: int, num_classes: int, **kwargs) -> nn.Module:
     """A head by its name in `HEADS`.
 
@@ -67,5 +71,5 @@ def build_head(name: str, in_features: int, num_classes: int, **kwargs) -> nn.Mo
     _, _, *valid = inspect.signature(HEADS[name]).parameters
     for field in kwargs:
         if field not in valid:
-            raise ValueError(f"head '{name}': unknown argument '{field}', expected one of {', '.join(valid)}")
+            raise UnknownArgument(f"head '{name}': unknown argument '{field}', expected one of {', '.join(valid)}")
     return HEADS[name](in_features, num_classes, **kwargs)

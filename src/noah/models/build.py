@@ -11,7 +11,13 @@ from torch import nn
 from noah.backbones import BACKBONES, Backbone, paper_head
 from noah.heads import HEADS
 from noah.models import deit, mobilenetv3, pvt, shufflenetv2  # noqa: F401  (they register their names in timm)
-from noah.models.checks import check_arguments, check_combination, has_class_token, warn_of_few_positions
+from noah.models.checks import (
+    check_arguments,
+    check_backbone_kwargs,
+    check_combination,
+    has_class_token,
+    warn_of_few_positions,
+)
 from noah.models.classifier import POOLS_FIRST, Classifier
 from noah.models.features import probe
 from noah.models.mlps import MLPS, create_mlp
@@ -33,6 +39,8 @@ def build_model(
     proj_drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     global_pool: str | None = None,
+    backbone_kwargs: dict | None = None,
+    architecture: str | None = None,
     **head_kwargs,
 ) -> Classifier:
     """A freshly initialised backbone with a head.
@@ -57,6 +65,8 @@ def build_model(
         proj_drop_rate: Dropout inside the blocks (vision transformers and MLPs).
         drop_path_rate: Share of the blocks that is skipped while training.
         global_pool: As `Classifier.reset_classifier` takes it.
+        backbone_kwargs: More arguments of timm's class, such as `{"qk_norm": True}`.
+        architecture: The name that timm has for the whole model, if it has one.
         **head_kwargs: Arguments of the head, such as `drop_rate` and `init`. What is left out follows the paper: N, r
             and init of the backbone's NOAH model, or the init of its baseline.
 
@@ -90,6 +100,8 @@ def build_model(
         arguments["class_token"] = getattr(HEADS.get(head), "takes_class_token", False)
     if img_size and "img_size" in accepted:
         arguments["img_size"] = img_size
+    check_backbone_kwargs(backbone, backbone_kwargs or {}, arguments)
+    arguments |= backbone_kwargs or {}
 
     drawn = torch.get_rng_state()
     body = _create(backbone, timm_name, in_chans, arguments)
@@ -112,8 +124,8 @@ def build_model(
     if arguments.get("class_token"):
         torch.set_rng_state(drawn)
         _take_what_agrees(body, _create(backbone, timm_name, in_chans, {**arguments, "class_token": False}))
-    shape = {"img_size": img_size, "in_chans": in_chans}
-    model = Classifier(body, features, head, num_classes, **shape, global_pool=global_pool, **head_kwargs)
+    described = {"img_size": img_size, "in_chans": in_chans, "architecture": architecture}
+    model = Classifier(body, features, head, num_classes, **described, global_pool=global_pool, **head_kwargs)
     warn_of_few_positions(features.positions, backbone, head, accepted, hasattr(body, "conv_stem"))
     return model
 

@@ -39,6 +39,16 @@ def check_arguments(
             raise ValueError(f"backbone '{backbone}': {name} is {value}, expected at least 0 and below 1")
 
 
+def check_backbone_kwargs(backbone: str, given: dict, arguments: dict) -> None:
+    """What `build_model` sets itself cannot be given a second time."""
+    own = {"num_classes", "in_chans", "global_pool", "class_token", *arguments} & given.keys()
+    if own:
+        name = min(own)
+        raise ValueError(
+            f"backbone '{backbone}': backbone_kwargs has {name} ({given[name]!r}), expected none: build_model sets it"
+        )
+
+
 def check_combination(body: nn.Module, backbone: str, head: str, img_size: int) -> None:
     """Refuse, in one line, a combination that would fail or mislead later."""
     if getattr(HEADS.get(head), "takes_class_token", False) and not has_class_token(body):

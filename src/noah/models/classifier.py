@@ -1,13 +1,13 @@
 """A timm backbone and a head, together a model that timm's own tools can handle."""
 
 import copy
-import re
 
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from noah.heads import HEADS, build_head
+from noah.models.delegated import Delegated
 from noah.models.features import Features, without_weights
 from noah.models.registry import INPUT_KEYS
 
@@ -20,7 +20,7 @@ for _kind in HEADS.values():
     register_notrace_module(_kind)
 
 
-class Classifier(nn.Module):
+class Classifier(Delegated, nn.Module):
     """Images (B, in_chans, H, W) to class scores (B, M), with the interface of a timm model.
 
     The two parts stay whole: state-dict names are `backbone.` + timm's own name and `head.` + the head's own, so either
@@ -33,6 +33,7 @@ class Classifier(nn.Module):
         num_classes: M; 0 gives pooled features instead of scores.
         img_size: Side of the images that the model is meant for, in pixels.
         in_chans: Their channels.
+        architecture: The name under which timm knows the whole model, if it does.
         global_pool: `""` with M = 0: features as they are, unpooled.
         head_kwargs: Arguments of the head, which `reset_classifier` uses again.
 
@@ -54,6 +55,7 @@ class Classifier(nn.Module):
         *,
         img_size: int,
         in_chans: int,
+        architecture: str | None = None,
         global_pool: str | None = None,
         **head_kwargs,
     ):
@@ -66,10 +68,17 @@ class Classifier(nn.Module):
         self.head_hidden_size = features.out_channels
         self.num_features = features.channels if self.keeps_layers else features.out_channels
         self.in_chans, self.img_size = in_chans, img_size
-        self.head_name, self.head_kwargs = head, head_kwargs
+        self.head_name, self.head_kwargs, self.architecture = head, head_kwargs, architecture
         if self.keeps_layers:
             backbone.reset_classifier(0, "avg")
         self.reset_classifier(num_classes, global_pool)
+
+    __jit_unused_properties__ = ("num_prefix_tokens", "feature_info", "set_input_size")
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class and register tokens in front of the positions that `forward_features` gives."""
+        return self.prefix_tokens if self.takes_class_token or self.keeps_layers else 0
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -79,7 +88,10 @@ class Classifier(nn.Module):
 
         Before a head of `POOLS_FIRST` and the backbone's own last layers: in the backbone's own layout.
         """
-        x = self.backbone.forward_features(x)
+        return self._handed_on(self.backbone.forward_features(x))
+
+    def _handed_on(self, x: Tensor) -> Tensor:
+        """What `forward_features` makes of the backbone's features."""
         if self.keeps_layers:
             return x
         if self.moves_layers:
@@ -130,32 +142,6 @@ class Classifier(nn.Module):
         self.num_classes, self.unpooled = num_classes, global_pool == ""
         self.pretrained_cfg = self.default_cfg = self._cfg()
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that are never decayed."""
-        parts = {"backbone": self.backbone, "head": self.head}
-        named = {part: module.no_weight_decay() for part, module in parts.items() if hasattr(module, "no_weight_decay")}
-        return {f"{part}.{name}" for part, names in named.items() for name in names}
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """timm's patterns of the backbone's layers, under this model's names; the unmatched head comes last."""
-
-        def below_backbone(pattern: str) -> str:
-            return r"^backbone\.(?:" + re.sub(r"(?<!\[)\^", "", pattern) + ")"
-
-        groups = {name: spec for name, spec in self.backbone.group_matcher(coarse=coarse).items() if spec is not None}
-        return {
-            name: below_backbone(spec)
-            if isinstance(spec, str)
-            else [(below_backbone(pattern), order) for pattern, order in spec]
-            for name, spec in groups.items()
-        }
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.backbone.set_grad_checkpointing(enable)
-
     def __prepare_scriptable__(self) -> "Classifier":
         """What `torch.jit.script` compiles: this model for inference, its head traced, for heads are plain Python."""
         other, training = copy.copy(self), self.training
@@ -177,15 +163,22 @@ class Classifier(nn.Module):
         """timm's description of a model: input, names of the first convolutions and of the classifier's layers."""
         source = self.backbone.default_cfg
         first, side = source.get("first_conv"), round(self.positions**0.5)
-        return {key: value for key, value in source.items() if key in INPUT_KEYS} | {
-            "num_classes": self.num_classes,
-            "input_size": (self.in_chans, self.img_size, self.img_size),
-            "pool_size": (side, side) if self.layout != "NLC" else None,
-            "first_conv": prefixed(first),
-            "classifier": tuple(
-                f"head.{name}" for name, layer in self.head.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
-            ),
-        }
+        architecture = {"architecture": self.architecture} if self.architecture else {}
+        return (
+            {key: value for key, value in source.items() if key in INPUT_KEYS}
+            | architecture
+            | {
+                "num_classes": self.num_classes,
+                "input_size": (self.in_chans, self.img_size, self.img_size),
+                "pool_size": (side, side) if self.layout != "NLC" else None,
+                "first_conv": prefixed(first),
+                "classifier": tuple(
+                    f"head.{name}"
+                    for name, layer in self.head.named_modules()
+                    if isinstance(layer, nn.Linear | nn.Conv2d)
+                ),
+            }
+        )
 
 
 def prefixed(first_conv: str | list[str] | tuple[str, ...] | None) -> str | tuple[str, ...] | None:

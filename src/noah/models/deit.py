@@ -13,7 +13,8 @@ DIMS = {"deit_tiny_075_patch16_224": 144, "deit_tiny_050_patch16_224": 96}
 def create_deit(variant: str, **kwargs) -> VisionTransformer:
     """A model of `DIMS`; arguments as `timm.models.VisionTransformer`."""
     arguments = {"patch_size": 16, "embed_dim": DIMS[variant], "depth": 12, "num_heads": 3, **kwargs}
-    return build_model_with_cfg(VisionTransformer, variant, pretrained=False, **arguments)
+    maps = {"out_indices": 3, "feature_cls": "getter"}
+    return build_model_with_cfg(VisionTransformer, variant, pretrained=False, feature_cfg=maps, **arguments)
 
 
 for _variant in DIMS:

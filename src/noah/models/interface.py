@@ -1,6 +1,9 @@
 """What timm asks of a model behind its features, for the families that timm lacks."""
 
+from collections.abc import Iterator
+
 import torch
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,18 +21,20 @@ class PooledMap:
         self.reset_classifier(num_classes, global_pool)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier for other classes; 0: none. `global_pool`: `avg`, `""` (none), or None: as before.
+        """A fresh classifier for other classes; 0: none. `global_pool`: `avg`, `""` (none), or None: as before, but
+        `avg` where classes need it.
 
         Raises:
             ValueError: Another pooling, or classes without pooling.
         """
-        global_pool = self.global_pool if global_pool is None else global_pool
+        if global_pool is None:
+            global_pool = "avg" if num_classes else self.global_pool
         if global_pool not in ("avg", "") or (num_classes and not global_pool):
             raise ValueError(f"global_pool is '{global_pool}', expected avg" + ("" if num_classes else " or ''"))
         self.num_classes, self.global_pool = num_classes, global_pool
         like = next(self.parameters())
         fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
-        self.fc = fc.to(like.device, like.dtype)
+        self.fc = fc.to(like.device, like.dtype).train(self.training)
 
     def get_classifier(self) -> nn.Module:
         return self.fc
@@ -42,6 +47,50 @@ class PooledMap:
         if self.global_pool == "avg":
             x = x.mean((2, 3))
         return x if pre_logits else self.fc(self.drop(x))
+
+    def steps(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules that `forward_features` runs one after the other, by their names."""
+        raise NotImplementedError
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of `feature_info`, all or those of `indices`, behind what `forward_features` gives, as timm's.
+
+        Args:
+            norm: Without effect: the last map is normalised as it is.
+            stop_early: Compute nothing behind the last map that is wanted.
+            intermediates_only: The maps alone.
+        """
+        assert output_fmt == "NCHW", f"output_fmt is {output_fmt}, expected NCHW"
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        number, maps = {info["module"]: i for i, info in enumerate(self.feature_info)}, []
+        for name, module in self.steps():
+            x = module(x)
+            maps += [x] if number.get(name) in taken else []
+            if (stop_early or intermediates_only) and number.get(name) == last:
+                break
+        return maps if intermediates_only else (x, maps)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Leave out what stands behind the last map of `indices`; these as numbers from the front."""
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        names = [name for name, _ in self.steps()]
+        for name in names[names.index(self.feature_info[last]["module"]) + 1 :]:
+            self.set_submodule(name, nn.Identity())
+        if prune_head:
+            self.reset_classifier(0, "")
+        return taken
 
     def drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.drop_rate, training=self.training)

@@ -26,7 +26,8 @@ MLPS: dict[str, dict] = {
 
 def create_mlp(variant: str, **changes) -> MlpMixer:
     """A model of `MLPS` with some of its arguments replaced."""
-    return build_model_with_cfg(MlpMixer, variant, pretrained=False, **{**MLPS[variant], **changes})
+    maps = {"out_indices": 3, "feature_cls": "getter"}
+    return build_model_with_cfg(MlpMixer, variant, pretrained=False, feature_cfg=maps, **{**MLPS[variant], **changes})
 
 
 for _variant in MLPS:

@@ -5,6 +5,8 @@ biases and unrounded widths, and in the layer behind the pooling, which has 1280
 Structure and names: models/noah_mobilenetv3.py of OSVAI/NOAH (commit 2449201).
 """
 
+from collections.abc import Iterator
+
 import torch
 from timm.models import build_model_with_cfg, checkpoint_seq
 from torch import Tensor, nn
@@ -107,6 +109,10 @@ class MobileNetV3Small(PooledMap, nn.Module):
             return checkpoint_seq(self.features, x)
         return self.features(x)
 
+    def steps(self) -> Iterator[tuple[str, nn.Module]]:
+        for index, layer in enumerate(self.features):
+            yield f"features.{index}", layer
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, 576, H, W) to (B, M); with `pre_logits` (B, 1280), without pooling (B, 1280, H, W)."""
         if self.global_pool == "avg":
@@ -140,7 +146,7 @@ def _init(module: nn.Module) -> None:
 def create_mobilenetv3_small(**kwargs) -> MobileNetV3Small:
     """MobileNetV3-Small with timm's description of it; arguments as the class."""
     return build_model_with_cfg(
-        MobileNetV3Small, "mobilenetv3_small", pretrained=False, feature_cfg={"flatten_sequential": True}, **kwargs
+        MobileNetV3Small, "mobilenetv3_small", pretrained=False, feature_cfg={"feature_cls": "getter"}, **kwargs
     )
 
 

@@ -4,17 +4,17 @@ Structure: vit/pvt/classification of OSVAI/NOAH (commit 2449201). Official state
 their end (`block1.0.…`, `pos_embed1`); here they are grouped by stage (`stage1.blocks.0.…`, `stage1.pos_embed`).
 """
 
-from collections.abc import Iterable
 from functools import partial
 from itertools import pairwise
 
 import torch
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates, to_2tuple
-from timm.models import build_model_with_cfg, checkpoint
-from timm.models.pvt_v2 import Attention
+from timm.layers import calculate_drop_path_rates, to_2tuple
+from timm.models import build_model_with_cfg
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noah.models.pvt_stage import Block, Stage, as_map
 from noah.models.registry import register
 
 _PATCHES, _HEADS, _DEPTHS, _MLP_RATIOS, _REDUCTIONS = (
@@ -33,72 +33,6 @@ DIMS: dict[str, tuple[int, ...]] = {
     "pvt_tiny_050": (32, 64, 160, 256),
 }
 """Channels of the four stages, by the name in timm."""
-
-
-class PatchEmbed(nn.Module):
-    """(B, C, H, W) to (B, C', H/p, W/p), normalised over its channels."""
-
-    def __init__(self, inp: int, out: int, patch: int):
-        super().__init__()
-        self.proj = nn.Conv2d(inp, out, patch, stride=patch)
-        self.norm = nn.LayerNorm(out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Block(nn.Module):
-    """Attention to a spatially reduced map, then a hidden layer, each with norm in front and shortcut around it."""
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, reduction: int, proj_drop: float, drop_path: float):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads, sr_ratio=reduction, qkv_bias=True, proj_drop=proj_drop)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, dim * mlp_ratio, drop=proj_drop)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Tensor, size: list[int]) -> Tensor:
-        """x: (B, L, C), L = size[0] * size[1], and 1 + L where nothing is reduced."""
-        x = x + self.drop_path(self.attn(self.norm1(x), size))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-class Stage(nn.Module):
-    """(B, C, H, W) to tokens (B, L, C'), or (B, 1 + L, C') with a class token in front; L = H/p * W/p."""
-
-    def __init__(
-        self,
-        inp: int,
-        dim: int,
-        patch: int,
-        positions: int,
-        class_token: bool,
-        proj_drop: float,
-        blocks: Iterable[Block],
-    ):
-        super().__init__()
-        self.grad_checkpointing = False
-        self.patch_embed = PatchEmbed(inp, dim, patch)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
-        self.pos_embed = nn.Parameter(torch.empty(1, positions + class_token, dim))
-        self.pos_drop = nn.Dropout(proj_drop)
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, list[int]]:
-        """Also returns (H/p, W/p)."""
-        x = self.patch_embed(x)
-        size = [x.shape[2], x.shape[3]]
-        x = x.flatten(2).transpose(1, 2)
-        if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        x = self.pos_drop(x + self.pos_embed)
-        for block in self.blocks:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, size)
-            else:
-                x = block(x, size)
-        return x, size
 
 
 class PyramidVisionTransformer(nn.Module):
@@ -155,10 +89,51 @@ class PyramidVisionTransformer(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) to (B, L, C), or (B, 1 + L, C) with the class token in front; L = H/32 * W/32."""
         x, size = self.stage1(x)
-        x, size = self.stage2(_as_map(x, size))
-        x, size = self.stage3(_as_map(x, size))
-        x, size = self.stage4(_as_map(x, size))
+        x, size = self.stage2(as_map(x, size))
+        x, size = self.stage3(as_map(x, size))
+        x, size = self.stage4(as_map(x, size))
         return self.norm(x)
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of the stages, all or those of `indices`, behind what `forward_features` gives, as timm's.
+
+        Args:
+            norm: Whether the last map is normalised.
+            stop_early: Compute nothing behind the last map that is wanted.
+            intermediates_only: The maps alone.
+        """
+        assert output_fmt == "NCHW", f"output_fmt is {output_fmt}, expected NCHW"
+        taken, last = feature_take_indices(4, indices)
+        maps, size = [], []
+        for number in range(4 if not (stop_early or intermediates_only) else last + 1):
+            x, size = getattr(self, f"stage{number + 1}")(x if number == 0 else as_map(x, size))
+            if number in taken:
+                tokens = self.norm(x) if norm and number == 3 else x
+                maps.append(as_map(tokens[:, self.num_prefix_tokens if number == 3 else 0 :], size))
+        return maps if intermediates_only else (self.norm(x) if number == 3 else x, maps)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Leave out what stands behind the last map of `indices`; these as numbers from the front."""
+        taken, last = feature_take_indices(4, indices)
+        for number in range(last + 1, 4):
+            setattr(self, f"stage{number + 1}", nn.Identity())
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.head = nn.Identity()
+        return taken
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, [1 +] L, C) to (B, M); with `pre_logits` what the classifier gets, (B, C)."""
@@ -183,7 +158,7 @@ class PyramidVisionTransformer(nn.Module):
         self.num_classes, self.global_pool = num_classes, global_pool
         head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         head.apply(_init)
-        self.head = head.to(self.norm.weight.device, self.norm.weight.dtype)
+        self.head = head.to(self.norm.weight.device, self.norm.weight.dtype).train(self.training)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -203,11 +178,6 @@ class PyramidVisionTransformer(nn.Module):
         return {"stem": r"^stage1\.(?:patch_embed|pos_embed)", "blocks": [*layers, (r"^norm", (99999,))]}
 
 
-def _as_map(x: Tensor, size: list[int]) -> Tensor:
-    """(B, L, C) to (B, C, H, W), contiguous."""
-    return x.transpose(1, 2).reshape(x.shape[0], -1, size[0], size[1])
-
-
 def _init(module: nn.Module) -> None:
     """Linear layers, position embeddings and class token from a normal distribution of std .02, cut at 2."""
     if isinstance(module, nn.Linear):
@@ -223,7 +193,11 @@ def _init(module: nn.Module) -> None:
 def create_pvt(variant: str, **kwargs) -> PyramidVisionTransformer:
     """A model of `DIMS` with timm's description of it; arguments as `PyramidVisionTransformer`."""
     return build_model_with_cfg(
-        PyramidVisionTransformer, variant, pretrained=False, **{"dims": DIMS[variant], **kwargs}
+        PyramidVisionTransformer,
+        variant,
+        pretrained=False,
+        feature_cfg={"out_indices": 4, "feature_cls": "getter"},
+        **{"dims": DIMS[variant], **kwargs},
     )
 
 

@@ -1,8 +1,10 @@
 """How the models of this package become known to timm's `create_model`, `list_models` and `is_model`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import timm
+import torch
 from timm.models import register_model
 from torch import nn
 
@@ -27,10 +29,23 @@ def register(name: str, build: Callable[..., nn.Module], **cfg) -> None:
     if timm.is_model(name):
         return
 
-    def create(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
+    def create(
+        pretrained=False,
+        pretrained_cfg=None,
+        pretrained_cfg_overlay=None,
+        pretrained_model_args=None,
+        cache_dir=None,
+        device=None,
+        dtype=None,
+        **kwargs,
+    ):
         if pretrained:
-            raise ValueError(f"{name}: pretrained is True, expected False: no weights come with this package")
-        return build(**kwargs)
+            raise ValueError(
+                f"{name}: pretrained is True, expected False: no weights come with this package; docs/weights.md says "
+                "where the official ones are and how they are loaded"
+            )
+        with torch.device(device) if device is not None else nullcontext():
+            return build(**kwargs).to(dtype=dtype)
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{name} of the paper's tables (arXiv 2402.02377)."

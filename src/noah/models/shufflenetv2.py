@@ -1,5 +1,6 @@
 """ShuffleNetV2 (arXiv 1807.11164), which torchvision has and timm has not."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -48,6 +49,10 @@ class ShuffleNetV2(PooledMap, torchvision.models.ShuffleNetV2):
         ]
         self.set_classifier(channels[-1], num_classes, global_pool, drop_rate)
 
+    def steps(self) -> Iterator[tuple[str, nn.Module]]:
+        for name in ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"):
+            yield name, getattr(self, name)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) to (B, C, H/32, W/32)."""
         x = self.maxpool(self.conv1(x))
@@ -66,7 +71,9 @@ class ShuffleNetV2(PooledMap, torchvision.models.ShuffleNetV2):
 
 def create_shufflenetv2(variant: str, **kwargs) -> ShuffleNetV2:
     """ShuffleNetV2 with timm's description of `variant`; arguments as the class."""
-    return build_model_with_cfg(ShuffleNetV2, variant, pretrained=False, **kwargs)
+    return build_model_with_cfg(
+        ShuffleNetV2, variant, pretrained=False, feature_cfg={"feature_cls": "getter"}, **kwargs
+    )
 
 
 register(
