@@ -59,7 +59,7 @@ def test_a_file_that_holds_no_records_is_named(tmp_path):
         read_clusters(path)
     twice = pa.Table.from_arrays([pa.array(KEYS), *[pa.array(NAMES, KIND)] * 2], ["key", "cluster", "cluster"])
     pq.write_table(twice, path)
-    with pytest.raises(ValueError, match=r"predictions\.parquet: not prediction records: Multiple matches"):
+    with pytest.raises(ValueError, match=r"predictions\.parquet: not prediction records: "):
         read_clusters(path)
 
 
