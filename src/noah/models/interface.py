@@ -1,7 +1,5 @@
 """What timm asks of a model behind its features, for the families that timm lacks."""
 
-from collections.abc import Iterator
-
 import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -13,6 +11,9 @@ class PooledMap:
 
     `set_classifier` is called once, at the end of `__init__`. With `global_pool=""` and no classes the map itself
     comes out, which is how a backbone is asked for.
+
+    Attributes:
+        steps: Names of the modules that `forward_features` runs one after the other; the model gives them.
     """
 
     def set_classifier(self, in_features: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
@@ -48,10 +49,6 @@ class PooledMap:
             x = x.mean((2, 3))
         return x if pre_logits else self.fc(self.drop(x))
 
-    def steps(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules that `forward_features` runs one after the other, by their names."""
-        raise NotImplementedError
-
     @torch.jit.ignore
     def forward_intermediates(
         self,
@@ -72,8 +69,8 @@ class PooledMap:
         assert output_fmt == "NCHW", f"output_fmt is {output_fmt}, expected NCHW"
         taken, last = feature_take_indices(len(self.feature_info), indices)
         number, maps = {info["module"]: i for i, info in enumerate(self.feature_info)}, []
-        for name, module in self.steps():
-            x = module(x)
+        for name in self.steps:
+            x = self.get_submodule(name)(x)
             maps += [x] if number.get(name) in taken else []
             if (stop_early or intermediates_only) and number.get(name) == last:
                 break
@@ -85,8 +82,7 @@ class PooledMap:
     ) -> list[int]:
         """Leave out what stands behind the last map of `indices`; these as numbers from the front."""
         taken, last = feature_take_indices(len(self.feature_info), indices)
-        names = [name for name, _ in self.steps()]
-        for name in names[names.index(self.feature_info[last]["module"]) + 1 :]:
+        for name in self.steps[self.steps.index(self.feature_info[last]["module"]) + 1 :]:
             self.set_submodule(name, nn.Identity())
         if prune_head:
             self.reset_classifier(0, "")

@@ -5,8 +5,6 @@ biases and unrounded widths, and in the layer behind the pooling, which has 1280
 Structure and names: models/noah_mobilenetv3.py of OSVAI/NOAH (commit 2449201).
 """
 
-from collections.abc import Iterator
-
 import torch
 from timm.models import build_model_with_cfg, checkpoint_seq
 from torch import Tensor, nn
@@ -95,6 +93,7 @@ class MobileNetV3Small(PooledMap, nn.Module):
             channels, reduction = out, reduction * stride
         layers.append(_conv_norm_act(channels, _LAST, 1))
         self.features = nn.Sequential(*layers)
+        self.steps = tuple(f"features.{index}" for index in range(len(layers)))
         self.feature_info.append({"num_chs": _LAST, "reduction": reduction, "module": f"features.{len(_SMALL) + 1}"})
         self.conv_head = nn.Conv2d(_LAST, _HIDDEN, 1)
         self.act_head = nn.Hardswish(inplace=True)
@@ -108,10 +107,6 @@ class MobileNetV3Small(PooledMap, nn.Module):
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.features, x)
         return self.features(x)
-
-    def steps(self) -> Iterator[tuple[str, nn.Module]]:
-        for index, layer in enumerate(self.features):
-            yield f"features.{index}", layer
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, 576, H, W) to (B, M); with `pre_logits` (B, 1280), without pooling (B, 1280, H, W)."""

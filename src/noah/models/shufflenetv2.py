@@ -1,6 +1,5 @@
 """ShuffleNetV2 (arXiv 1807.11164), which torchvision has and timm has not."""
 
-from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -39,6 +38,7 @@ class ShuffleNetV2(PooledMap, torchvision.models.ShuffleNetV2):
         self.conv1[0] = nn.Conv2d(in_chans, channels[0], 3, stride=2, padding=1, bias=False)
         self.in_chans, self.num_features = in_chans, channels[-1]
         self.grad_checkpointing = False
+        self.steps = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5")
         stem, stage2, stage3, _, last = channels
         self.feature_info = [
             {"num_chs": stem, "reduction": 2, "module": "conv1"},
@@ -48,10 +48,6 @@ class ShuffleNetV2(PooledMap, torchvision.models.ShuffleNetV2):
             {"num_chs": last, "reduction": 32, "module": "conv5"},
         ]
         self.set_classifier(channels[-1], num_classes, global_pool, drop_rate)
-
-    def steps(self) -> Iterator[tuple[str, nn.Module]]:
-        for name in ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"):
-            yield name, getattr(self, name)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) to (B, C, H/32, W/32)."""
