@@ -78,6 +78,7 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World, losses:
         FloatingPointError: A loss is no finite number; see `Losses`.
     """
     recipe = run.recipe
+    model.train()  # once: evaluation leaves a model in the mode that it found
     criterion = build_loss(recipe, run.dataset.multi_label)
     erase, mixup = None, None
     if recipe.random_erasing:
@@ -91,7 +92,6 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World, losses:
         )
 
     def step_once(group: list, lr: float) -> float:
-        model.train()
         total = torch.zeros((), device=ranks.device)
         for index, (images, labels, _) in enumerate(group):
             images = normalize(images.to(ranks.device, non_blocking=True), recipe, run.dataset)
