@@ -98,6 +98,8 @@ REFUSED = {
     "inception_next_atto": "do not keep the positions",
     "pit_ti_224": "hands on its class token alone",
     "vgg11": "do not keep the positions",
+    "mobilenetv5_300m_enc": "no classifier in timm, expected a model with one",
+    "qwen3_vit_88m_enc": "no classifier in timm, expected a model with one, such as 'qwen3_vit_88m'",
 }
 
 

@@ -14,7 +14,7 @@ TIMM_OPTIMIZERS = {"sgd": "momentum", "adamw": "adamw"}
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Two groups: decayed, and (unless `decay_1d`) biases, norms and what the model names in `no_weight_decay()`."""
+    """Two groups: decayed, and what the model names in `no_weight_decay()`, with biases and norms unless `decay_1d`."""
     options = {"eps": recipe.eps} if recipe.optimizer == "adamw" else {"momentum": recipe.momentum}
     return create_optimizer_v2(
         model,

@@ -14,6 +14,7 @@ from noah.models import deit, mobilenetv3, pvt, shufflenetv2  # noqa: F401  (the
 from noah.models.checks import (
     check_arguments,
     check_backbone_kwargs,
+    check_classifies,
     check_combination,
     has_class_token,
     warn_of_few_positions,
@@ -105,6 +106,7 @@ def build_model(
 
     drawn = torch.get_rng_state()
     body = _create(backbone, timm_name, in_chans, arguments)
+    check_classifies(body, backbone)
     if stem_stride:
         if not hasattr(body, "conv_stem"):
             raise ValueError(

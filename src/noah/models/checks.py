@@ -2,6 +2,7 @@
 
 import warnings
 
+import timm
 from timm.models import MlpMixer, VisionTransformer
 from torch import nn
 
@@ -47,6 +48,17 @@ def check_backbone_kwargs(backbone: str, given: dict, arguments: dict) -> None:
         raise ValueError(
             f"backbone '{backbone}': backbone_kwargs has {name} ({given[name]!r}), expected none: build_model sets it"
         )
+
+
+def check_classifies(body: nn.Module, backbone: str) -> None:
+    """Refuse encoders, which timm has no classifier for: there is no baseline that a head could be compared with."""
+    if hasattr(body, "reset_classifier"):
+        return
+    other = backbone.removesuffix("_enc")
+    example = f", such as '{other}'" if timm.is_model(other) and other != backbone else ""
+    raise ValueError(
+        f"backbone '{backbone}' is an encoder with no classifier in timm, expected a model with one{example}"
+    )
 
 
 def check_combination(body: nn.Module, backbone: str, head: str, img_size: int) -> None:

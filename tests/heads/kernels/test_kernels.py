@@ -178,18 +178,19 @@ def test_bfloat16_is_within_1e2_of_the_reference_of_the_same_weights():
     assert_close(given, gradients(reference, x.double()), 1e-2)
 
 
-def test_sums_over_positions_are_never_in_half_precision():
-    """512 values of 1 have a mean of 1; a sum in bfloat16 stops at 256."""
+@pytest.mark.parametrize(("images", "positions"), [(2, 512), (300, 2)])
+def test_sums_over_positions_and_tiles_are_never_in_half_precision(images, positions):
+    """512 values of 1 have a mean of 1, and 300 gradients of 1 a sum of 300; sums in bfloat16 stop at 256."""
     head = NOAH(4, 3, 1, 0.5, impl="cpu").bfloat16()
     with torch.no_grad():
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
         head.value.weight[:, 0] = 1
-    x = torch.ones(2, 512, 4, dtype=torch.bfloat16, requires_grad=True)
+    x = torch.ones(images, positions, 4, dtype=torch.bfloat16, requires_grad=True)
     out = head(x)
     assert (out == 1).all()
     out.sum().backward()
-    assert (head.value.weight.grad == 2).all()
+    assert (head.value.weight.grad == images).all()
 
 
 def test_float16_works_on_a_cpu():
@@ -218,7 +219,8 @@ def test_gradients_are_those_of_finite_differences(merge, drop_rate):
         torch.manual_seed(3)
         return torch.func.functional_call(head, dict(zip(names, parameters, strict=True)), (x,))
 
-    leaves = [t.detach().clone().requires_grad_() for t in (x[:2, :3], *head.parameters())]
+    # Three images: one tile of two, and one of one.
+    leaves = [t.detach().clone().requires_grad_() for t in (x[:, :3], *head.parameters())]
     assert torch.autograd.gradcheck(scores, leaves, fast_mode=True)
 
 

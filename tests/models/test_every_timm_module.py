@@ -1,0 +1,78 @@
+"""The small models of every module of timm: `gap` computes what timm's own model computes, or says why it cannot."""
+
+import re
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from noah.models import build_model
+from noah.models.classifier import Classifier
+
+MODELS_PER_MODULE, LARGEST_PARAMETERS = 4, 100_000_000
+IMAGES = 2  # a batch of one hides what mixes images
+MODULES = sorted(set(timm.list_modules()) - {"noah"})
+
+CANNOT = "gives features|do not keep the positions|class token alone|no classifier|timm fixes it"
+"""What a model may be refused for."""
+
+
+def parameters_of(name: str) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in timm.create_model(name).parameters())
+
+
+def smallest(module: str) -> list[str]:
+    names = [name for name in timm.list_models(module=module) if not name.startswith("noah_")]
+    counts = {name: parameters_of(name) for name in names}
+    names = [name for name in sorted(names, key=counts.get) if counts[name] <= LARGEST_PARAMETERS]
+    return names[:MODELS_PER_MODULE]
+
+
+def timms_own(name: str) -> nn.Module | None:
+    """timm's model of the mean over positions; None where it has only one of a class token."""
+    for options in ({"class_token": False, "global_pool": "avg"}, {"global_pool": "avg"}, {}):
+        try:
+            model = timm.create_model(name, num_classes=3, **options)
+        except (TypeError, AssertionError):
+            continue
+        return None if getattr(model, "global_pool", "avg") == "token" else model.eval()
+    return None
+
+
+@torch.no_grad()
+def assert_equal(model: Classifier, timms: nn.Module) -> None:
+    for parameter in timms.parameters():
+        parameter.add_(0.01 * torch.randn_like(parameter))  # a norm of ones and zeros hides where it stands
+    classifier, state = timms.default_cfg["classifier"], timms.state_dict()
+    ours = model.head.fc.state_dict()
+    model.head.fc.load_state_dict({key: state.pop(f"{classifier}.{key}").reshape_as(ours[key]) for key in ours})
+    model.backbone.load_state_dict(state)
+    side = timms.default_cfg["input_size"][-1]
+    images = torch.randn(IMAGES, 3, side, side)
+    torch.testing.assert_close(model(images), timms(images))
+
+
+def outcome(name: str) -> str:
+    try:
+        model = build_model(name, "gap", num_classes=3).eval()
+    except ValueError as error:
+        return str(error)
+    timms = timms_own(name)
+    if timms is None:
+        return "timm pools by the class token alone"
+    if model.moved_layers:
+        return f"moved: {model.moved_layers}"
+    assert_equal(model, timms)
+    return "equal"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_gap_is_timms_model_or_names_the_layer_that_moved_or_the_model_is_refused(module):
+    for name in smallest(module):
+        said = outcome(name)
+        print(f"{name}: {said}")
+        assert re.search(f"^(equal|moved: .*|timm pools by.*|backbone '{name}' .*({CANNOT}).*)$", said), said
