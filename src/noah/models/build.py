@@ -20,7 +20,7 @@ from noah.models.checks import (
     warn_of_few_positions,
 )
 from noah.models.classifier import POOLS_FIRST, Classifier
-from noah.models.features import probe
+from noah.models.features import left_out, probe
 from noah.models.mlps import MLPS, create_mlp
 
 
@@ -117,7 +117,7 @@ def build_model(
         _undilate(body, backbone, dilation, output_stride)
     img_size = img_size or body.default_cfg["input_size"][-1]
     check_combination(body, backbone, head, img_size)
-    features = probe(body, backbone, in_chans, img_size)
+    features = replace(probe(body, backbone, in_chans, img_size), left_out=left_out(timm_name))
     if not features.moved and (behind := _norm_behind_the_mean(body, timm_name, arguments)):
         features = replace(features, moved=(behind,), between=head in POOLS_FIRST)
         if head in POOLS_FIRST:
@@ -141,6 +141,7 @@ def describe(model: Classifier) -> dict:
         "parameters": sum(p.numel() for p in model.parameters()),
         "head_parameters": sum(p.numel() for p in model.get_classifier().parameters()),
         "moved_layers": model.moved_layers,
+        "left_out_layers": model.left_out_layers,
     }
 
 

@@ -65,6 +65,7 @@ class Classifier(Delegated, nn.Module):
         self.keeps_layers = features.between and head in POOLS_FIRST
         self.moves_layers = features.between and not self.keeps_layers
         self.moved_layers = [] if self.keeps_layers else list(features.moved)
+        self.left_out_layers = list(features.left_out)
         self.head_hidden_size = features.out_channels
         self.num_features = features.channels if self.keeps_layers else features.out_channels
         self.in_chans, self.img_size = in_chans, img_size

@@ -3,7 +3,9 @@
 import copy
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,8 @@ class Features:
             before any pooling: behind these features where they are `between`, else already in them.
         between: Whether timm does anything there; what has no weights (an activation) is then applied too.
         out_channels: C behind those layers.
+        left_out: Layers with weights that are a part of timm's own classifier besides one linear layer: a norm in it, a
+            second classifier. No head has them.
     """
 
     layout: str
@@ -30,6 +34,7 @@ class Features:
     moved: tuple[str, ...]
     between: bool
     out_channels: int
+    left_out: tuple[str, ...] = ()
 
 
 def probe(backbone: nn.Module, name: str, in_chans: int, img_size: int) -> Features:
@@ -63,6 +68,17 @@ def probe(backbone: nn.Module, name: str, in_chans: int, img_size: int) -> Featu
     return Features(
         layout, channels, positions, prefix, tuple(moved), between, after.shape[axis] if keeps else channels
     )
+
+
+@lru_cache
+def left_out(timm_name: str) -> tuple[str, ...]:
+    """See `Features.left_out`: what goes when timm is asked for no classes, without the classifier that it names."""
+    with torch.device("meta"):
+        whole, body = timm.create_model(timm_name), timm.create_model(timm_name, num_classes=0)
+    gone = {name.rpartition(".")[0] for name in whole.state_dict().keys() - body.state_dict().keys()}
+    classifier = whole.default_cfg.get("classifier")
+    first = classifier if isinstance(classifier, str) or classifier is None else classifier[0]
+    return tuple(sorted(gone - {first, ""}))
 
 
 def without_weights(module: nn.Module) -> nn.Module:
