@@ -12,7 +12,8 @@ from noah.models.classifier import Classifier
 
 MODELS_PER_MODULE, LARGEST_PARAMETERS = 4, 100_000_000
 IMAGES = 2  # a batch of one hides what mixes images
-MODULES = sorted(set(timm.list_modules()) - {"noah"})
+NAMES = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("timm.")]
+MODULES = sorted({timm.model_entrypoint(name).__module__.rpartition(".")[2] for name in NAMES})
 
 CANNOT = "gives features|do not keep the positions|class token alone|no classifier|timm fixes it"
 """What a model may be refused for."""
@@ -24,7 +25,7 @@ def parameters_of(name: str) -> int:
 
 
 def smallest(module: str) -> list[str]:
-    names = [name for name in timm.list_models(module=module) if not name.startswith("noah_")]
+    names = [name for name in NAMES if timm.model_entrypoint(name).__module__ == f"timm.models.{module}"]
     counts = {name: parameters_of(name) for name in names}
     names = [name for name in sorted(names, key=counts.get) if counts[name] <= LARGEST_PARAMETERS]
     return names[:MODELS_PER_MODULE]
@@ -33,8 +34,8 @@ def smallest(module: str) -> list[str]:
 def timms_own(name: str) -> nn.Module | None:
     """timm's model of the mean over positions, each of them normalised; None where it has a class token's alone."""
     with torch.device("meta"):
-        by_token = getattr(timm.create_model(name), "global_pool", "avg") == "token"
-    pooling = {"global_pool": "avg", "fc_norm": False} if by_token else {}
+        pool = getattr(timm.create_model(name), "global_pool", "avg")
+    pooling = {"global_pool": "avg", "fc_norm": False} if pool in ("token", "map") else {}
     for options in ({"class_token": False, **pooling}, pooling):
         try:
             return timm.create_model(name, num_classes=3, **options).eval()

@@ -220,3 +220,18 @@ def test_weights_of_a_model_that_normalises_its_mean_fit_a_head_in_front_of_whic
 
 def test_a_class_token_is_no_position_whatever_timm_calls_it():
     assert build_model("coat_lite_tiny", "gap", num_classes=3).positions == 49
+
+
+def test_a_norm_without_weights_behind_a_map_that_timm_flattens_is_applied_behind_the_mean_or_to_every_position():
+    theirs = timm.create_model("qwen3_vit_88m", num_classes=3, depth=1).eval()
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("head.")}
+    images = torch.randn(2, 3, 64, 64)
+    gap, noah = (build_model("qwen3_vit_88m", head, num_classes=3, depth=1).eval() for head in ("gap", "noah"))
+    for model in (gap, noah):
+        model.backbone.load_state_dict(state)
+    gap.head.fc.load_state_dict(theirs.head.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(gap(images), theirs(images))
+        tokens = noah.forward_features(images)
+        torch.testing.assert_close(tokens, theirs.norm(theirs.forward_features(images).flatten(1, 2)))
+        assert noah(images).shape == (2, 3)

@@ -15,7 +15,7 @@ class Features:
     """The output of a backbone's `forward_features`, and what timm puts between it and the classifier.
 
     Args:
-        layout: `NCHW`, `NHWC` or `NLC`.
+        layout: `NCHW`, `NHWC` or `NLC`; where timm flattens a map on its way to the classifier, what it is then.
         channels: C of that output.
         positions: L, without the prefix tokens.
         prefix_tokens: Class, distillation and register tokens in front of the positions.
@@ -58,16 +58,16 @@ def probe(backbone: nn.Module, name: str, in_chans: int, img_size: int) -> Featu
         raise ValueError(f"backbone '{name}' hands on its class token alone, expected positions too")
     after, moved = _forward_head(shadow, features)
     axis = 1 if layout == "NCHW" else -1
-    keeps = isinstance(after, Tensor) and _size(after, axis) == _size(features, axis)
+    flattened = layout == "NHWC" and isinstance(after, Tensor) and after.shape[:-1] == (1, positions)
+    keeps = flattened or (isinstance(after, Tensor) and _size(after, axis) == _size(features, axis))
     if moved and not keeps:
         raise ValueError(
             f"backbone '{name}' has layers between features and classifier that do not keep the positions "
             f"({', '.join(moved)}), so no head can stand behind them"
         )
     between = keeps and after is not features
-    return Features(
-        layout, channels, positions, prefix, tuple(moved), between, after.shape[axis] if keeps else channels
-    )
+    out_channels = after.shape[axis] if keeps else channels
+    return Features("NLC" if flattened else layout, channels, positions, prefix, tuple(moved), between, out_channels)
 
 
 @lru_cache
