@@ -32,10 +32,12 @@ def smallest(module: str) -> list[str]:
 
 
 def timms_own(name: str) -> nn.Module | None:
-    """timm's model of the mean over positions, each of them normalised; None where it has a class token's alone."""
+    """timm's model of the mean over positions, each of them normalised; None where it has none."""
     with torch.device("meta"):
         pool = getattr(timm.create_model(name), "global_pool", "avg")
-    pooling = {"global_pool": "avg", "fc_norm": False} if pool in ("token", "map") else {}
+    if pool == "map":
+        return None
+    pooling = {"global_pool": "avg", "fc_norm": False} if pool == "token" else {}
     for options in ({"class_token": False, **pooling}, pooling):
         try:
             return timm.create_model(name, num_classes=3, **options).eval()
@@ -64,7 +66,7 @@ def outcome(name: str) -> str:
         return str(error)
     timms = timms_own(name)
     if timms is None:
-        return "timm pools by the class token alone"
+        return "timm pools by a token or by attention"
     if model.moved_layers:
         return f"moved: {model.moved_layers}"
     if model.left_out_layers:
