@@ -79,7 +79,8 @@ def test_weights_of_a_deeper_network_are_refused_though_all_that_is_asked_for_is
 @pytest.mark.parametrize(
     "name",
     ["mobilenetv2_100", "convnext_atto", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "mixer_s16_224",
-     "swin_tiny_patch4_window7_224", "resnet18", "efficientnet_b0", "densenet121", "hiera_tiny_224", "pvt_v2_b0"],
+     "swin_tiny_patch4_window7_224", "resnet18", "efficientnet_b0", "densenet121", "hiera_tiny_224", "pvt_v2_b0",
+     "levit_128s", "repvit_m0_9", "efficientvit_m0", "swiftformer_xs"],
 )  # fmt: skip
 def test_timms_own_file_of_a_model_fits_with_its_classifier(tmp_path, name):
     trained = timm.create_model(name)

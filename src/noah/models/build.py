@@ -20,7 +20,7 @@ from noah.models.checks import (
     warn_of_few_positions,
 )
 from noah.models.classifier import POOLS_FIRST, Classifier
-from noah.models.features import left_out, probe
+from noah.models.features import by_itself, left_out, probe
 from noah.models.mlps import MLPS, create_mlp
 
 
@@ -220,5 +220,4 @@ def _undilate(body: nn.Module, backbone: str, dilation: int, output_stride: int 
 @lru_cache
 def _accepted(timm_name: str) -> frozenset[str]:
     """The arguments of the class behind timm's name, which only a built model tells; built without memory."""
-    with torch.device("meta"):
-        return frozenset(inspect.signature(type(timm.create_model(timm_name))).parameters)
+    return frozenset(inspect.signature(type(by_itself(timm_name))).parameters)

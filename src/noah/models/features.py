@@ -71,10 +71,18 @@ def probe(backbone: nn.Module, name: str, in_chans: int, img_size: int) -> Featu
 
 
 @lru_cache
+def by_itself(timm_name: str) -> nn.Module:
+    """timm's model as its name alone gives it, without memory; shared by all who ask."""
+    with torch.device("meta"):
+        return timm.create_model(timm_name)
+
+
+@lru_cache
 def left_out(timm_name: str) -> tuple[str, ...]:
     """See `Features.left_out`: what goes when timm is asked for no classes, without the classifier that it names."""
+    whole = by_itself(timm_name)
     with torch.device("meta"):
-        whole, body = timm.create_model(timm_name), timm.create_model(timm_name, num_classes=0)
+        body = timm.create_model(timm_name, num_classes=0)
     gone = {name.rpartition(".")[0] for name in whole.state_dict().keys() - body.state_dict().keys()}
     classifier = whole.default_cfg.get("classifier")
     first = classifier if isinstance(classifier, str) or classifier is None else classifier[0]

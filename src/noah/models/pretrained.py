@@ -55,7 +55,7 @@ def load_backbone(model: Classifier, path: Path, sha256: str | None = None) -> N
     missing = [name for name in expected if name not in given]
     if missing:
         raise ValueError(f"{path}: {len(missing)} tensors of the backbone are not there, first '{missing[0]}'")
-    surplus = [name for name in given if name not in expected and not _may_be_left_out(model.backbone, name)]
+    surplus = [name for name in given if name not in expected and not _may_be_left_out(model, name)]
     if surplus:
         raise ValueError(
             f"{path}: {len(surplus)} tensors have no place in the backbone, first '{surplus[0]}', expected its own, a "
@@ -69,9 +69,9 @@ def load_backbone(model: Classifier, path: Path, sha256: str | None = None) -> N
     model.backbone.load_state_dict({name: given[name] for name in expected})
 
 
-def _may_be_left_out(backbone: nn.Module, name: str) -> bool:
-    named = backbone.default_cfg.get("classifier") or ()
-    classifiers = {*CLASSIFIERS, *((named,) if isinstance(named, str) else named)}
+def _may_be_left_out(model: Classifier, name: str) -> bool:
+    named = model.backbone.default_cfg.get("classifier") or ()
+    classifiers = {*CLASSIFIERS, *((named,) if isinstance(named, str) else named), *model.left_out_layers}
     return name in TOKENS or name.rpartition(".")[0] in classifiers
 
 
