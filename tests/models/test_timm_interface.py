@@ -1,5 +1,7 @@
 """What timm's own tests ask of a model, and torch's ways to compile one, over one small model per family."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -110,6 +112,12 @@ def test_timms_fx_extracts_features_with_the_head_as_a_leaf(any_model, images):
     torch.testing.assert_close(graph(images)["scores"], any_model(images))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_torchscript_compiles_timms_fx_graph_with_the_head_in_it(any_model, images):
+    graph = create_feature_extractor(any_model.eval(), {"head": "scores"})
+    torch.testing.assert_close(torch.jit.script(graph)(images)["scores"], any_model(images))
+
+
 @pytest.mark.parametrize("name", ["noah_mobilenetv3_small", "noah_pvt_tiny_050", "noah_mixer_s16_050_224"])
 def test_timms_create_model_takes_no_classes_and_no_pooling(name):
     assert name in default_cfgs
@@ -168,3 +176,16 @@ def test_more_arguments_reach_the_backbone():
     assert not isinstance(normed.backbone.blocks[0].attn.q_norm, torch.nn.Identity)
     with pytest.raises(ValueError, match=r"backbone_kwargs has depth \(3\), expected none: build_model sets it"):
         build_model("deit_tiny", "gap", depth=1, backbone_kwargs={"depth": 3})
+
+
+def test_a_model_pruned_to_any_map_gives_that_map_says_its_channels_and_has_nothing_left_over(any_model, images):
+    maps = any_model.forward_intermediates(images, intermediates_only=True)
+    for number, expected in enumerate(maps):
+        pruned = copy.deepcopy(any_model)
+        assert pruned.prune_intermediate_layers([number], prune_norm=True) == [number]
+        torch.testing.assert_close(pruned.forward_intermediates(images, [number], intermediates_only=True)[0], expected)
+        features = pruned.forward_features(images)
+        assert features.shape[1 if features.ndim == 4 else -1] == pruned.num_features == pruned.head_hidden_size
+        assert pruned(images).shape == (2, pruned.num_features)
+        features.sum().backward()
+        assert all(parameter.grad is not None for parameter in pruned.parameters())

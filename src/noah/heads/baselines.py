@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from noah.heads.checks import check_choice, check_scores
 from noah.heads.positions import as_map, mean_over_positions
+from noah.heads.scripted import Scriptable
 
 
 def _init_zero(linear: nn.Linear) -> None:
@@ -34,7 +35,7 @@ INITS: dict[str, Callable[[nn.Linear], None]] = {
 transformers), normal of std .01 with zero bias (its other CNNs)."""
 
 
-class PooledLinear(nn.Module, ABC):
+class PooledLinear(Scriptable, nn.Module, ABC):
     """What heads with one vector per image share: `dropout(pool(x))`, then `fc` with C*M + M parameters.
 
     Args:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from noah.heads.checks import check_choice, check_scores
 from noah.heads.positions import as_tokens
+from noah.heads.scripted import Scriptable
 
 TEMPERATURES: dict[int, tuple[float, ...]] = {
     1: (1,),
@@ -17,7 +18,7 @@ TEMPERATURES: dict[int, tuple[float, ...]] = {
 """The T of each head by number of heads, as in the paper; at infinity the softmax becomes the maximum."""
 
 
-class CSRA(nn.Module):
+class CSRA(Scriptable, nn.Module):
     """(B, C, H, W) or (B, L, C) to (B, M): the mean of each class's score map, plus lambda times its peaks.
 
     Every head scores all positions with class vectors of length 1 and adds to the mean a second mean, weighted by the

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from noah.backbones import check_divides
 from noah.heads.checks import check_above_zero, check_choice, check_scores
 from noah.heads.positions import as_tokens
+from noah.heads.scripted import Scriptable
 
 
-class MLDecoder(nn.Module):
+class MLDecoder(Scriptable, nn.Module):
     """(B, C, H, W) or (B, L, C) to (B, M): fixed queries, each for a group of classes, attend to the positions.
 
     One layer of a transformer decoder without self-attention, of width D: norm, attention from K queries to the

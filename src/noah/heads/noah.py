@@ -17,6 +17,7 @@ from noah.heads.kernels import best, choose
 from noah.heads.kernels.inference import FusedNOAH
 from noah.heads.kernels.reference import SCORES, attention
 from noah.heads.positions import as_map
+from noah.heads.scripted import Scriptable
 
 
 def _init_official(query: nn.Conv2d, value: nn.Conv2d, num_heads: int) -> None:
@@ -57,7 +58,7 @@ MERGES: dict[str, Callable[[Tensor], Tensor]] = {
 """From (B, N, M) to (B, M); `concat+linear` gives (B, N*M), which a linear layer takes to (B, M)."""
 
 
-class NOAH(nn.Module):
+class NOAH(Scriptable, nn.Module):
     """(B, C, H, W) or (B, L, C) features to (B, M) class scores.
 
     The first `int(r * C)` channels give keys, the rest values; N heads divide each part evenly. For head n and class m

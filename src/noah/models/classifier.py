@@ -1,7 +1,5 @@
 """A timm backbone and a head, together a model that timm's own tools can handle."""
 
-import copy
-
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
@@ -142,18 +140,6 @@ class Classifier(Delegated, nn.Module):
         self.head = head.to(example.device, example.dtype).train(self.training) if num_classes else nn.Identity()
         self.num_classes, self.unpooled = num_classes, global_pool == ""
         self.pretrained_cfg = self.default_cfg = self._cfg()
-
-    def __prepare_scriptable__(self) -> "Classifier":
-        """What `torch.jit.script` compiles: this model for inference, its head traced, for heads are plain Python."""
-        other, training = copy.copy(self), self.training
-        positions = 1 if self.keeps_layers else self.positions
-        shape = (2, self.head_hidden_size, positions, 1)
-        if self.layout == "NLC" and not self.keeps_layers:
-            shape = (2, positions + (self.prefix_tokens if self.takes_class_token else 0), self.head_hidden_size)
-        example = next(self.backbone.parameters()).new_zeros(shape)
-        other._modules = {**self._modules, "head": torch.jit.trace(self.head.eval(), example, check_trace=False)}
-        self.head.train(training)
-        return other
 
     def on_meta(self) -> tuple["Classifier", Tensor]:
         """A copy that computes shapes only, and one image for it (1, in_chans, img_size, img_size)."""

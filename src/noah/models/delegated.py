@@ -49,13 +49,16 @@ class Delegated:
         return [{**info, "module": f"backbone.{info['module']}"} for info in self.backbone.feature_info]
 
     @torch.jit.ignore
-    def forward_intermediates(self, x: Tensor, *, intermediates_only: bool = False, **options):
+    def forward_intermediates(
+        self, x: Tensor, indices: int | list[int] | None = None, *, intermediates_only: bool = False, **options
+    ):
         """As timm's: the backbone's maps at several depths (`feature_info`), behind what `forward_features` gives.
 
         Args:
-            **options: timm's `indices`, `norm`, `stop_early`, `output_fmt`, …
+            indices: Numbers of the maps, or how many of the last ones; all by default.
+            **options: timm's `norm`, `stop_early`, `output_fmt`, …
         """
-        found = self.backbone.forward_intermediates(x, intermediates_only=intermediates_only, **options)
+        found = self.backbone.forward_intermediates(x, indices, intermediates_only=intermediates_only, **options)
         return found if intermediates_only else (self._handed_on(found[0]), *found[1:])
 
     @torch.jit.ignore
@@ -68,9 +71,14 @@ class Delegated:
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """As timm's: leave out what stands behind the last of these maps; their numbers from the front."""
-        if prune_head:
+        channels = [info["num_chs"] for info in self.feature_info]
+        taken = self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+        last = max(taken)
+        if prune_head or last < len(channels) - 1:
             self.reset_classifier(0)
-        return self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+            self.keeps_layers = self.moves_layers = False
+            self.num_features = self.head_hidden_size = channels[last]
+        return taken
 
     @property
     def set_input_size(self) -> Callable[..., None]:

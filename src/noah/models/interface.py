@@ -82,11 +82,18 @@ class PooledMap:
     ) -> list[int]:
         """Leave out what stands behind the last map of `indices`; these as numbers from the front."""
         taken, last = feature_take_indices(len(self.feature_info), indices)
-        for name in self.steps[self.steps.index(self.feature_info[last]["module"]) + 1 :]:
+        behind = self.steps[self.steps.index(self.feature_info[last]["module"]) + 1 :]
+        for name in behind:
             self.set_submodule(name, nn.Identity())
-        if prune_head:
+        if prune_head or behind:
+            self.prune_head()
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
             self.reset_classifier(0, "")
         return taken
+
+    @torch.jit.ignore
+    def prune_head(self) -> None:
+        """Leave out what `forward_head` has in front of the classifier."""
 
     def drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.drop_rate, training=self.training)

@@ -118,6 +118,10 @@ class MobileNetV3Small(PooledMap, nn.Module):
         return x if pre_logits else self.fc(self.drop(x))
 
     @torch.jit.ignore
+    def prune_head(self) -> None:
+        self.conv_head, self.act_head = nn.Identity(), nn.Identity()
+
+    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         """timm's patterns of layers, for layer-wise learning rates; `coarse` changes nothing: there are no stages."""
         return {"stem": r"^features\.0\.", "blocks": [(r"^features\.(\d+)", None), (r"^conv_head", (99999,))]}

@@ -14,7 +14,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noah.models.pvt_stage import Block, Stage, as_map
+from noah.models.pvt_stage import Block, LeftOut, Stage, as_map
 from noah.models.registry import register
 
 _PATCHES, _HEADS, _DEPTHS, _MLP_RATIOS, _REDUCTIONS = (
@@ -128,11 +128,14 @@ class PyramidVisionTransformer(nn.Module):
         """Leave out what stands behind the last map of `indices`; these as numbers from the front."""
         taken, last = feature_take_indices(4, indices)
         for number in range(last + 1, 4):
-            setattr(self, f"stage{number + 1}", nn.Identity())
-        if prune_norm:
+            setattr(self, f"stage{number + 1}", LeftOut())
+        if last < 3:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.num_prefix_tokens, self.has_class_token = 0, False
+        if prune_norm or last < 3:
             self.norm = nn.Identity()
-        if prune_head:
-            self.head = nn.Identity()
+        if prune_head or last < 3:
+            self.reset_classifier(0, "")
         return taken
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -158,7 +161,8 @@ class PyramidVisionTransformer(nn.Module):
         self.num_classes, self.global_pool = num_classes, global_pool
         head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         head.apply(_init)
-        self.head = head.to(self.norm.weight.device, self.norm.weight.dtype).train(self.training)
+        like = self.stage1.pos_embed
+        self.head = head.to(like.device, like.dtype).train(self.training)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -75,6 +75,13 @@ class Stage(nn.Module):
         return x, size
 
 
+class LeftOut(nn.Module):
+    """In place of a stage that was pruned: the map (B, C, H, W) of the stage before it, as tokens (B, H*W, C)."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[int]]:
+        return x.flatten(2).transpose(1, 2), [x.shape[2], x.shape[3]]
+
+
 def as_map(x: Tensor, size: list[int]) -> Tensor:
     """(B, L, C) to (B, C, H, W), contiguous."""
     return x.transpose(1, 2).reshape(x.shape[0], -1, size[0], size[1])

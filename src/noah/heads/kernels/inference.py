@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from noah.heads.kernels import best, is_plain, opaque, tiles, wants_plain_operations
 from noah.heads.kernels.refusals import check_dtypes, dtype_of
 from noah.heads.positions import as_map
+from noah.heads.scripted import Scriptable
 
 
-class FusedNOAH(nn.Module):
+class FusedNOAH(Scriptable, nn.Module):
     """(B, C, H, W) or (B, L, C) features to (B, M) class scores, the same as those of the NOAH head it is made of.
 
     The key bias is gone, since softmax does not see it; the N value biases of a class are one, since attention sums
