@@ -19,7 +19,5 @@ def test_a_scripted_head_gives_the_same_scores_for_other_batches_and_positions_o
 
 def test_a_scripted_head_that_takes_maps_alone_and_a_fused_one_give_the_same_scores():
     x = torch.randn(3, C, 5, 3)
-    head = NOAH(C, M, kernel_size=3).eval()
-    fused = NOAH(C, M).eval().fuse()
-    for head in (head, fused):
+    for head in (NOAH(C, M, kernel_size=3).eval(), NOAH(C, M).eval().fuse()):
         torch.testing.assert_close(torch.jit.script(head)(x), head(x))

@@ -1,4 +1,4 @@
-"""TorchScript of heads: they check shapes and choose kernels in plain Python, which it cannot compile, but can trace."""
+"""TorchScript of heads: they check shapes and choose kernels in plain Python, which it can trace but not compile."""
 
 import torch
 from torch import Tensor, nn
