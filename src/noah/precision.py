@@ -7,6 +7,17 @@ import torch
 
 
 @contextmanager
+def cudnn_search(on: bool) -> Iterator[None]:
+    """Inside, cuDNN tries its algorithms on every new shape and keeps the fastest, or takes the one it always takes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
 def float32_products(precision: str) -> Iterator[None]:
     """Inside, convolutions and matrix products of float32 numbers are computed alike.
 

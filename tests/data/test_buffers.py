@@ -23,14 +23,16 @@ def test_a_batch_is_what_was_filled_in_a_smaller_one_too():
     buffers = Buffers(1, SHAPE)
     place = buffers.take()
     buffers.fill(place, images(3))
-    assert torch.equal(buffers.batch(place, 3), torch.stack(images(3)))
+    assert torch.equal(buffers.batch(place, 3, 5), torch.stack(images(3)))
+    buffers.fill(place, [image[:, :2, :2] for image in images(4)])
+    assert torch.equal(buffers.batch(place, 4, 2), torch.stack(images(4))[..., :2, :2])
 
 
 def test_a_place_is_free_again_when_the_batch_and_its_views_are_gone():
     buffers = Buffers(2, SHAPE)
     first, second = buffers.take(), buffers.take()
     assert (sorted((first, second)), buffers.take()) == ([0, 1], None)
-    batch = buffers.batch(first, 4)
+    batch = buffers.batch(first, 4, 5)
     view = batch[1:]
     del batch
     gc.collect()
@@ -51,7 +53,6 @@ def test_batches_that_are_kept_stay_what_they_were(shards, run):
             assert torch.equal(seen, expected)
 
 
-@pytest.mark.skipif(not Buffers.possible(), reason="with a GPU batches go the way of torch")
 def test_batches_that_are_let_go_come_in_few_places(shards, run):
     addresses = []
     for images, *_ in eval_loader(shards, run.recipe, run.dataset, batch=4, workers=2):

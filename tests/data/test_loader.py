@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import multiprocessing
 import random
 from collections import Counter
 
@@ -218,3 +219,39 @@ def test_a_large_split_keeps_no_images(train_folder, run, decoded, monkeypatch, 
     batches = [list(train_loader(shards, run, 0)) for _ in range(2)]
     assert len(decoded) >= 2 * 56 - 2
     assert same(*batches)
+
+
+def children() -> set[int]:
+    return {child.pid for child in multiprocessing.active_children()}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "fields", [{}, {"repeats": 2}, {"first_size": 8, "epochs": 4}], ids=["plain", "repeats", "grow"]
+)
+def test_epochs_of_one_loader_are_those_of_a_loader_each_from_the_middle_of_one_too(shards, run, workers, fields):
+    run = with_recipe(run, **fields)
+    each = [batch for epoch in (1, 2, 3) for batch in train_loader(shards, run, epoch)]
+    assert same(each, train_loader(shards, run, 1, epochs=3, workers=workers))
+    loader = train_loader(shards, run, 1, epochs=3, start_step=5, workers=workers)
+    assert len(loader) == len(each) - 5
+    assert same(each[5:], loader)
+
+
+def test_workers_of_several_epochs_start_once(shards, run):
+    before, seen = children(), []
+    for _ in train_loader(shards, run, 0, epochs=3, workers=2):
+        seen.append(frozenset(children() - before))
+    assert len(seen) == 3 * 7
+    assert len(set(seen)) == 1
+    assert len(seen[0]) == 2
+
+
+def test_workers_that_shall_stay_look_at_a_split_again(shards, run):
+    before = children()
+    loader = eval_loader(shards, run.recipe, run.dataset, batch=4, workers=2, persist=True)
+    expected = list(eval_loader(shards, run.recipe, run.dataset, batch=4))
+    first = children() - before if same(expected, loader) else None
+    assert same(expected, loader)
+    assert first == children() - before
+    assert len(first) == 2

@@ -79,6 +79,47 @@ module.train(load_run(Path("run.yaml")), shards, out, module.Machine(checkpoint_
 """
 """Something happens to the last rank after a step; -1 is no step."""
 
+EXCHANGES = """
+import sys
+from pathlib import Path
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from noah.config import load_run
+from noah.data.loader import train_loader
+from noah.data.reader import Shards
+from noah.engine.distributed import world
+from noah.engine.step import Losses, stepper
+from noah.engine.train import build_state
+
+run = load_run(Path("run.yaml"))
+with world("cpu") as ranks:
+    state, exchanged = build_state(run, ranks), []
+    model = ranks.wrap(state.model)
+
+    def counted(group, bucket):
+        exchanged.append(bucket)
+        return allreduce_hook(group, bucket)
+
+    model.register_comm_hook(None, counted)
+    step_once = stepper(run, model, state, ranks, Losses(run, state, lag=0))
+    shards = Shards(Path(sys.argv[1]) / "tiny" / "train")
+    batches = list(train_loader(shards, run, 0, rank=ranks.rank, world_size=ranks.size))
+    of_step = []
+    for group in (batches[:2], batches[2:3]):
+        exchanged.clear()
+        step_once(group, 0.1)
+        of_step.append(len(exchanged))
+    assert of_step[0] == of_step[1] > 0, of_step
+"""
+"""A step of two passes exchanges as much as a step of one."""
+
+OTHER_DEVICES = """
+from noah.engine import distributed
+
+distributed.describe_device = lambda device: f"cuda: card of rank {__import__('os').environ['RANK']}"
+with distributed.world("cpu"):
+    raise AssertionError
+"""
+
 EVERYTHING = {
     "epochs": 3,
     "mixup": 0.8,
@@ -210,3 +251,20 @@ def test_ranks_end_with_the_statistics_of_the_first(project):
     Path("share.py").write_text(SHARE)
     done = torchrun(3, "share.py")
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_gradients_of_several_passes_are_exchanged_once_a_step_and_lie_as_they_are_exchanged(tiny_shards, make_small):
+    run = make_small("digits-cnn", "cnn", batch=8, micro_batch=2, channels_last=True)
+    Path("run.yaml").write_text(run.to_yaml())
+    Path("exchanges.py").write_text(EXCHANGES)
+    done = torchrun(2, "exchanges.py", str(tiny_shards))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "stride" not in done.stderr
+
+
+def test_ranks_on_different_cards_are_an_error_that_names_them(project):
+    Path("other.py").write_text(OTHER_DEVICES)
+    done = torchrun(2, "other.py")
+    assert (
+        "different devices, expected the same for all: rank 0: cuda: card of rank 0, rank 1: cuda: card" in done.stderr
+    )

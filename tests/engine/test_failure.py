@@ -53,6 +53,25 @@ def test_a_signal_and_trouble_of_a_disk_are_no_reason_to_refuse(state, error):
         pass
 
 
+def test_a_card_that_failed_is_no_reason_to_refuse_and_says_where_the_next_start_resumes(state):
+    broken = RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+    state.saved_step = 3
+    said = "unspecified launch failure; the next start resumes at step 3"
+    with pytest.raises(OSError, match=said) as raised, attempt(STATE, "tiny/s0", state):
+        raise broken
+    assert raised.value.filename == "tiny/s0: the GPU is gone"
+    assert not (STATE / "failure.json").exists()
+
+
+def test_a_card_without_enough_memory_is_one_line_and_the_same_at_the_next_start(state):
+    small = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+    said = r"out of GPU memory at step 0, expected a smaller micro_batch, .* 2\.00 GiB\.$"
+    with pytest.raises(ValueError, match=said), attempt(STATE, "tiny/s0", state):
+        raise small
+    with pytest.raises(ValueError, match="not tried again"), attempt(STATE, "tiny/s0", state):
+        pass
+
+
 def test_after_progress_it_is_tried_once_more(state):
     fail(state, FloatingPointError("loss is nan"), saved_at=3)
     fail(state, FloatingPointError("loss is nan"))

@@ -12,7 +12,7 @@ from torch import nn
 from noah.engine.distributed import World
 from noah.engine.folder import forget, remove_leftovers, state_folder
 from noah.engine.lock import lock
-from noah.engine.state import TrainState, read_checkpoint, write_checkpoint
+from noah.engine.state import TrainState, read_checkpoint, serialized, write_checkpoint
 from noah.engine.train import Machine, train
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -112,7 +112,7 @@ def test_a_checkpoint_holds_data_and_no_code(held):
         def __reduce__(self):
             return print, ("code of a checkpoint ran",)
 
-    write_checkpoint(STATE / "checkpoint.pt", {"model": Code()})
+    write_checkpoint(STATE / "checkpoint.pt", serialized({"model": Code()}))
     with pytest.raises(Exception, match="holds more than data"):
         read_checkpoint(STATE / "checkpoint.pt")
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 
 from noah.config import load_run
 from noah.data.reader import Shards
-from noah.engine.state import read_checkpoint
+from noah.engine.state import read_checkpoint, serialized, write_checkpoint
 from noah.engine.train import Machine, train
 from noah.models import build_model
 from noah.signals import Interrupted
@@ -160,6 +161,26 @@ def test_both_arms_see_the_same_images_in_the_same_order(tiny_shards, make_run):
             assert torch.equal(a, b)
 
 
+def stop_after(monkeypatch, steps: int) -> None:
+    """SIGTERM arrives after so many steps of the next training."""
+    from noah.engine import train as module
+
+    real = module.stepper
+
+    def stopping(run, model, state, ranks, losses):
+        step_once = real(run, model, state, ranks, losses)
+
+        def step(group, lr):
+            loss = step_once(group, lr)
+            if state.step == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return loss
+
+        return step
+
+    monkeypatch.setattr(module, "stepper", stopping)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stopped_and_resumed_is_the_same_bits_as_undisturbed(tiny_shards, make_run, monkeypatch, workers):
     run = make_run(**EVERYTHING)
@@ -287,6 +308,77 @@ def test_a_checkpoint_saved_by_the_clock_goes_on_without_a_signal(tiny_shards, m
     train(run, tiny_shards, Path("often"), Machine(checkpoint_minutes=0.0))
     train(run, tiny_shards, Path("never"), Machine(checkpoint_minutes=1e9))
     assert results(Path("often")) == results(Path("never"))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_ends_with_the_same_bits(tiny_shards, make_run, monkeypatch):
+    from noah.engine import state
+    from noah.engine import train as module
+
+    train(make_run(), tiny_shards, Path("never"), Machine(checkpoint_minutes=1e9))
+    go_on, written, write, real = threading.Event(), [], state.write_checkpoint, module.stepper
+
+    def slow(path, content):
+        assert go_on.wait(60)
+        write(path, content)
+        written.append(path)
+
+    def stepper(run, model, trained, ranks, losses):
+        step_once = real(run, model, trained, ranks, losses)
+
+        def step(group, lr):
+            loss = step_once(group, lr)
+            if trained.step == 2:
+                assert not written, "the checkpoint after step 1 is on its way"
+                go_on.set()
+            return loss
+
+        return step
+
+    monkeypatch.setattr(state, "write_checkpoint", slow)
+    monkeypatch.setattr(module, "stepper", stepper)
+    train(make_run(), tiny_shards, Path("slow"), Machine(checkpoint_minutes=0.0))
+    assert len(written) > 2
+    assert results(Path("slow")) == results(Path("never"))
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_training(tiny_shards, make_run, monkeypatch):
+    from noah.engine import state
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, "write_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(make_run(), tiny_shards, Path("out"), Machine(checkpoint_minutes=0.0))
+    assert not list(Path("state").glob("*/checkpoint*"))
+
+
+def test_fp16_stopped_and_resumed_goes_on_with_its_scale(tiny_shards, make_run, monkeypatch):
+    run = make_run(precision="fp16")
+    train(run, tiny_shards, Path("quiet"), Machine(keep_state=True))
+    (saved,) = Path("state").glob("*/checkpoint.pt")
+    assert read_checkpoint(saved)["scaler"]["scale"] > 0
+    shutil.rmtree("state")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train(run, tiny_shards, Path("stopped"), Machine())
+    (saved,) = Path("state").glob("*/checkpoint.pt")
+    content = read_checkpoint(saved)
+    content["scaler"]["scale"] = 2.0**7
+    write_checkpoint(saved, serialized(content))
+    train(run, tiny_shards, Path("stopped"), Machine(keep_state=True))
+    assert read_checkpoint(saved)["scaler"]["scale"] <= 2.0**7
+
+
+def test_checkpointed_activations_give_the_same_weights(tiny_shards, make_run):
+    """The tiny study's backbone has no BatchNorm, whose running numbers would count each batch twice."""
+    plain, checkpointed = (make_run(grad_checkpointing=on, proj_drop_rate=0.1) for on in (False, True))
+    train(plain, tiny_shards, Path("plain"), Machine())
+    train(checkpointed, tiny_shards, Path("checkpointed"), Machine())
+    for name, tensor in load_file("plain/model.safetensors").items():
+        torch.testing.assert_close(load_file("checkpointed/model.safetensors")[name], tensor)
+    assert json.loads(Path("checkpointed/provenance.json").read_text())["grad_checkpointing"] is True
 
 
 def test_the_model_learns_one_batch(tiny_shards, make_run):

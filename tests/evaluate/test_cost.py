@@ -115,7 +115,17 @@ def test_nothing_to_measure_is_refused(field, value):
         measure_cost({"gap": lambda: Tiny("gap")}, image_size=SIZE, num_classes=M, **{field: value})
 
 
-def test_arms_take_turns_each_round_starts_with_another_and_the_first_round_counts_for_nothing(monkeypatch):
+@pytest.mark.parametrize(
+    ("seconds", "rounds"), [([9, 5, 3, 2.9], 4), ([1, 1.2], 2), ([2.0**-n for n in range(30)], 20)]
+)
+def test_warming_up_ends_when_a_round_is_hardly_faster_than_the_fastest_before(monkeypatch, seconds, rounds):
+    ticks = iter([tick for number in seconds for tick in (0, number)])
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(ticks))
+    done = []
+    assert measuring._warm_up(lambda: done.append(1)) == len(done) == rounds
+
+
+def test_arms_take_turns_each_round_starts_with_another_and_warming_up_counts_for_nothing(monkeypatch):
     turns = []
 
     def one_turn(model, *_):
@@ -124,6 +134,7 @@ def test_arms_take_turns_each_round_starts_with_another_and_the_first_round_coun
         return {"cold": [7.0], "latency": [slow], "inference": [slow], "training": [slow]}
 
     monkeypatch.setattr(measuring, "_one_turn", one_turn)
+    monkeypatch.setattr(measuring, "_warm_up", lambda one_round: one_round() and 1)
 
     def builder(arm):
         def build():

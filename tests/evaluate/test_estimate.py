@@ -16,10 +16,9 @@ from noah.evaluate.estimate import (
     Device,
     find_throughput,
     images_per_second,
-    kept_for_backward,
-    step_bytes,
 )
 from noah.models import build_model
+from noah.models.memory import kept_for_backward
 
 
 class Toy(nn.Module):
@@ -68,9 +67,9 @@ def test_the_formula_gives_back_the_published_runs_that_its_constants_come_from(
 
 def test_step_bytes_adds_activations_of_a_forward_batch_to_copies_of_the_weights():
     plain = Recipe(epochs=1, batch=8, micro_batch=4, lr=0.1)
-    assert step_bytes(plain, parameters=10, kept=100) == 4 * 4 * 100 + 3 * 4 * 10
+    assert plain.step_bytes(parameters=10, kept=100) == 4 * 4 * 100 + 3 * 4 * 10
     averaged = plain.model_copy(update={"optimizer": "adamw", "ema_decay": 0.9, "precision": "bf16"})
-    assert step_bytes(averaged, parameters=10, kept=100) == 4 * 2 * 100 + 5 * 4 * 10
+    assert averaged.step_bytes(parameters=10, kept=100) == 4 * 2 * 100 + 5 * 4 * 10
 
 
 def test_a_run_of_the_same_config_is_better_than_the_formula_and_another_is_not(project):

@@ -16,7 +16,7 @@ from robustness.targets_raw import build
 from noah.config import load_dataset, load_run
 from noah.config.recipe import load_recipe
 from noah.data.reader import Shards
-from noah.engine.state import write_checkpoint
+from noah.engine.state import serialized, write_checkpoint
 from noah.evaluate.trained import load_trained
 from noah.files import read_json
 from noah.models.weights import load_official_weights
@@ -60,7 +60,7 @@ def test_a_command_inside_official_weights_does_not_run(command, write, box):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_inside_a_checkpoint_does_not_run_though_its_checksum_fits(command, box):
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-        write_checkpoint(STATE / name, {"model": COMMANDS[command]})
+        write_checkpoint(STATE / name, serialized({"model": COMMANDS[command]}))
     assert box.attempt(lambda: small_state().load(STATE, ALONE), (str(STATE),)) is None, "reported, and begun anew"
 
 

@@ -80,14 +80,20 @@ class Recipe(Strict):
     evaluate: Literal["last", "ema"] = "last"
     """Which weights are compared: fixed beforehand, so no choice ever sees the test set. With `ema_decay` the others
     are evaluated and kept too, under names of their own."""
-    eval_precision: Literal["fp32", "bf16"] = later("fp32")
+    eval_precision: Literal["fp32", "bf16", "fp16"] = later("fp32")
     """Of evaluation, whatever trained."""
     eval_every_epochs: int = Field(1, ge=1)
     """How often the minival (or nothing, where a dataset has none) is looked at; always after the last epoch."""
 
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of the products in training, of convolutions and matrices alike (noah.precision); tf32: on GPUs that have it."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of the products in training, of convolutions and matrices alike (noah.precision); tf32: on GPUs that have it;
+    fp16: with a scaled loss, so that small gradients are not lost, and a step left out where they overflow."""
     channels_last: bool = False
+    cudnn_benchmark: bool = later(False)
+    """On a GPU: try cuDNN's algorithms on the first batch and keep the fastest. Bits may differ from start to start."""
+    grad_checkpointing: bool = later(False)
+    """Keep few activations of the backbone and compute the others again in the backward pass: less memory, more time.
+    BatchNorm then counts every batch twice in its running statistics, in all arms alike."""
     fused: bool = later(False)
     """One kernel for the whole update of the optimizer."""
     compile: bool = later(False)
@@ -156,6 +162,22 @@ class Recipe(Strict):
                 f"{self.forward_batch} x {world_size} = {self.forward_batch * world_size}"
             )
         return self.batch // (self.forward_batch * world_size)
+
+    def step_bytes(self, parameters: int, kept: int) -> int:
+        """Memory of a training step, at least: what a forward batch keeps for the backward pass; weights, gradients,
+        optimizer and average in float32.
+
+        Args:
+            parameters: Of the model.
+            kept: Numbers that the backward pass of one image needs (noah.models.memory).
+        """
+        copies = {"sgd": 3, "adamw": 4}[self.optimizer] + (self.ema_decay is not None)
+        return self.forward_batch * self.number_bytes * kept + copies * 4 * parameters
+
+    @property
+    def number_bytes(self) -> int:
+        """Of a number that is kept for the backward pass."""
+        return 2 if self.precision in ("bf16", "fp16") else 4
 
     def train_size(self, epoch: int, image_size: int) -> int:
         """Side of the training images in an epoch (0-based), in pixels; see `first_size`."""

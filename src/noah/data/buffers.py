@@ -17,17 +17,12 @@ class Buffers:
 
     Args:
         number: Of places.
-        shape: Of a batch: (images, 3, S, S).
+        shape: Of the largest batch: (images, 3, S, S).
     """
 
     def __init__(self, number: int, shape: tuple[int, ...]):
-        self._places = [np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape) for _ in range(number)]
+        self._places = [np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8) for _ in range(number)]
         self._free = list(range(number))
-
-    @staticmethod
-    def possible() -> bool:
-        """With a GPU torch copies batches to pinned memory, in its way."""
-        return not torch.cuda.is_available()
 
     def take(self) -> int | None:
         """A place that nobody holds a batch in, or None."""
@@ -35,10 +30,17 @@ class Buffers:
 
     def fill(self, place: int, images: list[torch.Tensor]) -> None:
         """Stack the images there. For the process that loads them."""
-        torch.stack(images, out=torch.from_numpy(self._places[place][: len(images)]))
+        torch.stack(images, out=torch.from_numpy(self._view(place, len(images), images[0].shape[-1])))
 
-    def batch(self, place: int, images: int) -> torch.Tensor:
-        """What was filled in there. The place is free again when this tensor and all views of it are gone."""
-        view = self._places[place][:images]
+    def batch(self, place: int, images: int, size: int) -> torch.Tensor:
+        """What was filled in there, (images, 3, size, size).
+
+        The place is free again when this tensor and all views of it are gone.
+        """
+        view = self._view(place, images, size)
         weakref.finalize(view, self._free.append, place).atexit = False
         return torch.from_numpy(view)
+
+    def _view(self, place: int, images: int, size: int) -> np.ndarray:
+        shape = (images, 3, size, size)
+        return self._places[place][: math.prod(shape)].reshape(shape)

@@ -7,6 +7,7 @@ share all of it. Only RandAugment works on Pillow images, for it is timm's.
 Augmentation draws from torch's global generator, which `loader` seeds for every sample.
 """
 
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -73,10 +74,14 @@ def mean_and_std(recipe: Recipe, dataset: Dataset) -> tuple[tuple[float, ...], t
 
 def normalize(images: torch.Tensor, recipe: Recipe, dataset: Dataset) -> torch.Tensor:
     """uint8 (B, 3, S, S) -> float32 of the same shape on the same device: pixel values in 0..1, less mean, over std."""
-    mean, std = (
-        images.new_tensor(values, dtype=torch.float32).view(3, 1, 1) for values in mean_and_std(recipe, dataset)
-    )
+    mean, std = (_constant(values, images.device) for values in mean_and_std(recipe, dataset))
     return images.float().div_(255).sub_(mean).div_(std)
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """(3, 1, 1), once per device: a copy to a GPU would hold up every pass."""
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1).to(device)
 
 
 def _fit(short_side: int, size: int, mode: InterpolationMode) -> list[Transform]:

@@ -2,15 +2,19 @@
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from noah.machine import cpu_name
+from noah.devices import choose_device, describe_device
+
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others, who may still decode, evaluate or write, before it says that one is gone."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,13 @@ class World:
             return model
         # On the CPU, where bits are promised: otherwise gradients are grouped anew after the first step, and a resumed
         # run of three or more ranks would add them up in another order.
-        return DistributedDataParallel(model, find_unused_parameters=self.device.type == "cpu")
+        # (`static_graph` groups them anew, too.) On a GPU gradients live where they are exchanged.
+        on_cpu = self.device.type == "cpu"
+        return DistributedDataParallel(model, find_unused_parameters=on_cpu, gradient_as_bucket_view=not on_cpu)
+
+    def own_gradients(self, model: nn.Module) -> AbstractContextManager:
+        """Around a pass that is not the step's last: its gradients are added up here, and exchanged with the last."""
+        return model.no_sync() if self.size > 1 else nullcontext()
 
     def any(self, *flags: bool) -> list[bool]:
         """Which of the flags are set on any rank; the same answer on every rank."""
@@ -79,6 +89,13 @@ class World:
         values[owners == 0] = torch.nan
         return values.cpu()
 
+    def check_alike(self) -> None:
+        """ValueError where the ranks compute on different devices: one would wait for another, and bits be nobody's."""
+        kinds = [own["device"] for own in self.gather({"device": describe_device(self.device)})]
+        if len(set(kinds)) > 1:
+            listed = ", ".join(f"rank {rank}: {kind}" for rank, kind in enumerate(kinds))
+            raise ValueError(f"the ranks have different devices, expected the same for all: {listed}")
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
@@ -95,18 +112,17 @@ def world(device: str = "auto"):
         ConnectionResetError: Another rank is gone. That one's error stands in the log before this one.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device is '{device}', expected auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch sees no GPU here")
-    use_gpu = device != "cpu" and torch.cuda.is_available()
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if use_gpu else torch.device("cpu")
-    if use_gpu:
+    place = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    on_gpu = place.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(place)
     if size > 1:
-        dist.init_process_group("nccl" if use_gpu else "gloo")
+        backend, bound_to = ("nccl", place) if on_gpu else ("gloo", None)
+        dist.init_process_group(backend, device_id=bound_to, timeout=PATIENCE)
+    ranks = World(rank, size, place)
     try:
-        yield World(rank, size, place)
+        ranks.check_alike()
+        yield ranks
     except RuntimeError as error:
         if size > 1 and _is_about_another_rank(error):
             gone = "another rank of this run is gone, and its own error stands above"
@@ -120,15 +136,3 @@ def world(device: str = "auto"):
 def _is_about_another_rank(error: RuntimeError) -> bool:
     """NCCL has a class for it; gloo only its name, which stands in the path of the source that complains."""
     return isinstance(error, dist.DistError) or "/gloo/" in str(error) or "closed by peer" in str(error)
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast, or none."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def describe_device(device: torch.device) -> str:
-    """`cuda: NVIDIA H100` or `cpu: AMD EPYC`."""
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {cpu_name()}"

@@ -7,13 +7,17 @@ that `failure.json` in the state folder keeps it and the next start repeats the 
 """
 
 import contextlib
+import errno
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 import noah
 from noah.data.workers import lost_worker
+from noah.devices import first_line, is_gone
 from noah.engine.lock import LockLost
 from noah.engine.state import TrainState
 from noah.files import read_mapping, write_json
@@ -42,6 +46,9 @@ def attempt(folder: Path, run_key: str, state: TrainState) -> Iterator[None]:
     except Exception as error:
         if lost_worker(error):
             raise
+        if is_gone(error):
+            said = f"{first_line(error)}; the next start resumes at step {state.saved_step}"
+            raise OSError(errno.EIO, said, f"{run_key}: the GPU is gone") from None
         failed = {
             "error": without_secrets(str(error)),
             "kind": type(error).__name__,
@@ -53,6 +60,11 @@ def attempt(folder: Path, run_key: str, state: TrainState) -> Iterator[None]:
             "code_sha256": _code_sha256(),
         }
         write_json(path, failed)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ValueError(
+                f"{run_key}: out of GPU memory at step {state.step}, expected a smaller micro_batch, "
+                f"grad_checkpointing or a larger card: {first_line(error)}"
+            ) from None
         raise
     path.unlink(missing_ok=True)
 

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from noah.average_precision import mean_average_precision
 from noah.config import Dataset, Recipe
 from noah.data.loader import eval_loader
 from noah.data.reader import Shards
 from noah.data.transforms import normalize
-from noah.engine.distributed import World, autocast
+from noah.devices import autocast
+from noah.engine.distributed import World
 from noah.files import write_atomic
 from noah.precision import float32_products
 
@@ -26,12 +28,21 @@ TOP = 5
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, shards: Shards, dataset: Dataset, recipe: Recipe, world: World, workers: int = 0
+    model: nn.Module,
+    shards: Shards,
+    dataset: Dataset,
+    recipe: Recipe,
+    world: World,
+    workers: int = 0,
+    loader: DataLoader | None = None,
 ) -> torch.Tensor:
     """What is recorded of every image of a split, in index order; the same on every rank.
 
     Whole fixed batches are dealt to the ranks round-robin, and there is no collective until every rank is done. Logits
     of single-label data are ranked batch by batch and not kept: a million images with 21,000 classes are 80 GiB.
+
+    Args:
+        loader: Of `records_loader`, for a split that is looked at again and again.
 
     Returns:
         Of single-label data what `ranking` gives, else the logits, float32 (S, M); on the CPU.
@@ -43,9 +54,8 @@ def predict(
     model.eval()
     columns, dtype = (dataset.num_classes, torch.float32) if dataset.multi_label else (2 * TOP + 1, torch.float64)
     rows = torch.full((len(shards), columns), torch.nan, dtype=dtype)
-    loader = eval_loader(
-        shards, recipe, dataset, batch=EVAL_BATCH, rank=world.rank, world_size=world.size, workers=workers
-    )
+    if loader is None:
+        loader = records_loader(shards, dataset, recipe, world, workers)
     with float32_products(recipe.eval_precision):
         for images, labels, indices in loader:
             images = normalize(images.to(world.device, non_blocking=True), recipe, dataset)
@@ -58,6 +68,23 @@ def predict(
     if missing:
         raise FloatingPointError(f"{missing} of {len(shards)} images have logits that are not finite numbers")
     return rows
+
+
+def records_loader(
+    shards: Shards, dataset: Dataset, recipe: Recipe, world: World, workers: int = 0, persist: bool = False
+) -> DataLoader:
+    """What `predict` reads; with `persist` its workers stay from one look at the split to the next."""
+    return eval_loader(
+        shards,
+        recipe,
+        dataset,
+        batch=EVAL_BATCH,
+        rank=world.rank,
+        world_size=world.size,
+        workers=workers,
+        pin_memory=world.device.type == "cuda",
+        persist=persist,
+    )
 
 
 def ranking(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

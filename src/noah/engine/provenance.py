@@ -10,7 +10,8 @@ from torch import nn
 import noah
 from noah.config import Run
 from noah.data.reader import Shards
-from noah.engine.distributed import World, describe_device
+from noah.devices import describe_device
+from noah.engine.distributed import World
 from noah.engine.optim import weight_decay_groups
 from noah.engine.state import TrainState
 from noah.models import describe
@@ -54,6 +55,9 @@ def describe_origin(run: Run, splits: dict[str, Shards], world: World, state: Tr
         "evaluated_weights": run.recipe.evaluate,
         "kept_weights": list(state.weights),
         "precision": run.recipe.precision,
+        "channels_last": run.recipe.channels_last,
+        "cudnn_benchmark": run.recipe.cudnn_benchmark,
+        "grad_checkpointing": run.recipe.grad_checkpointing,
         "evaluated_in": run.recipe.eval_precision,
         "epochs": run.recipe.epochs,
         "started": first["time"],

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from noah.engine.beside import Beside
 from noah.engine.distributed import World
 from noah.engine.folder import checkpoints
 from noah.engine.lock import Lock
@@ -31,6 +33,8 @@ class TrainState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: ModelEmaV3 | None = None
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
+    """Of the loss, for fp16; otherwise it does nothing."""
     step: int = 0
     epoch_loss_sum: float = 0.0
     epoch_images: int = 0
@@ -41,6 +45,7 @@ class TrainState:
     """Time, commit, dirty flag and number of processes of every start: a run that was resumed may have seen several."""
     saved_step: int = 0
     """Of the newest checkpoint; 0 where there is none."""
+    writing: Beside = field(default_factory=Beside)
 
     _COUNTERS = ("step", "epoch_seconds", "seconds", "history", "starts")
     _COUNTERS_OF_A_RANK = ("epoch_loss_sum", "epoch_images")
@@ -56,11 +61,12 @@ class TrainState:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.starts.append({"time": now, "commit": commit, "dirty": dirty, "world_size": world_size})
 
-    def save(self, folder: Path, ranks: World, lock: Lock | None) -> None:
+    def save(self, folder: Path, ranks: World, lock: Lock | None, *, wait: bool = True) -> None:
         """Write the newest checkpoint and keep the one before it. Every rank calls this; the first one writes.
 
         Args:
             lock: Of the folder; the ranks that do not write have none.
+            wait: Else what is saved is copied, and written while training goes on; `writing` then has the errors.
 
         Raises:
             FloatingPointError: Weights are no finite numbers; both checkpoints stay as they are.
@@ -71,13 +77,21 @@ class TrainState:
             for name, tensor in self.model.state_dict().items():
                 if not tensor.isfinite().all():
                     raise FloatingPointError(f"{name} holds numbers that are not finite after step {self.step}")
-            newest, previous = checkpoints(folder)
-            with write_atomic(newest) as temporary:
-                write_checkpoint(temporary, {**self._as_dict(), "ranks": of_ranks})
-                lock.check()
-                if newest.exists():
-                    os.replace(newest, previous)
-        self.saved_step = self.step
+            content = serialized({**self._as_dict(), "ranks": of_ranks})
+            self.writing.start(partial(self._write, folder, content, lock, self.step))
+            if wait:
+                self.writing.wait()
+        else:
+            self.saved_step = self.step
+
+    def _write(self, folder: Path, content: memoryview, lock: Lock, step: int) -> None:
+        newest, previous = checkpoints(folder)
+        with write_atomic(newest) as temporary:
+            write_checkpoint(temporary, content)
+            lock.check()
+            if newest.exists():
+                os.replace(newest, previous)
+        self.saved_step = step
 
     def load(self, folder: Path, ranks: World) -> bool:
         """Restore the newest sound checkpoint; False where there is none.
@@ -106,6 +120,7 @@ class TrainState:
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             **{name: getattr(self, name) for name in self._COUNTERS},
         }
 
@@ -114,6 +129,8 @@ class TrainState:
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        if saved.get("scaler"):  # older checkpoints have none
+            self.scaler.load_state_dict(saved["scaler"])
         for name in self._COUNTERS:
             setattr(self, name, saved[name])
         # With another number of processes the first one goes on with all that was counted.
@@ -122,13 +139,18 @@ class TrainState:
             setattr(self, name, sum(counted[name] for counted in mine))
 
 
-def write_checkpoint(path: Path, data: dict[str, Any]) -> None:
-    """A line with the sha256 of the rest, then the rest as torch saves it."""
+def serialized(data: dict[str, Any]) -> memoryview:
+    """As torch saves it: a copy, which later steps do not change."""
     buffer = io.BytesIO()
     torch.save(data, buffer)
+    return buffer.getbuffer()
+
+
+def write_checkpoint(path: Path, content: memoryview) -> None:
+    """A line with the sha256 of the rest, then the rest, of `serialized`."""
     with open(path, "wb") as file:
-        file.write(HEADER % hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
-        file.write(buffer.getbuffer())
+        file.write(HEADER % hashlib.sha256(content).hexdigest().encode())
+        file.write(content)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import hashlib
 import math
 import random
 from collections import deque
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import nn
 
 from noah.config import Run
 from noah.data.transforms import normalize
-from noah.engine.distributed import World, autocast
+from noah.devices import autocast
+from noah.engine.distributed import World
 from noah.engine.optim import build_loss
 from noah.engine.state import TrainState
 
@@ -94,6 +96,7 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World, losses:
     def step_once(group: list, lr: float) -> float:
         total = torch.zeros((), device=ranks.device)
         for index, (images, labels, _) in enumerate(group):
+            last = index == len(group) - 1
             images = normalize(images.to(ranks.device, non_blocking=True), recipe, run.dataset)
             targets = labels.to(ranks.device, non_blocking=True)
             number = index * ranks.size + ranks.rank  # of this forward batch among those of the step
@@ -108,14 +111,17 @@ def stepper(run: Run, model: nn.Module, state: TrainState, ranks: World, losses:
                 images = images.contiguous(memory_format=torch.channels_last)
             if recipe.cuda_graphs:
                 torch.compiler.cudagraph_mark_step_begin()
-            with autocast(ranks.device, recipe.precision):
-                loss = criterion(model(images).float(), targets) / len(group)
-            loss.backward()
+            with nullcontext() if last else ranks.own_gradients(model):
+                with autocast(ranks.device, recipe.precision):
+                    loss = criterion(model(images).float(), targets) / len(group)
+                state.scaler.scale(loss).backward()
             total += loss.detach()
         losses.add(total, lr, sum(len(labels) for _, labels, _ in group))
         if recipe.clip_grad:
+            state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
-        state.optimizer.step()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
         state.optimizer.zero_grad()
         state.step += 1
         if state.ema:

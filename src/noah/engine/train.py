@@ -9,31 +9,31 @@ number of processes it goes on with the same draws; sums are then added up in an
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timm.utils import ModelEmaV3
+from torch.utils.data import DataLoader
 
 from noah.config import Run
 from noah.data.access import open_splits
+from noah.data.batches import Batch
 from noah.data.loader import train_loader
 from noah.data.reader import Shards
-from noah.engine.compiled import Parts, check_compiler, compiled
+from noah.engine.compiled import Parts, compiled
 from noah.engine.distributed import World, world
 from noah.engine.failure import attempt
 from noah.engine.folder import remove_checkpoints, remove_leftovers, state_folder
 from noah.engine.lock import Lock, lock
-from noah.engine.optim import build_optimizer, build_scheduler, set_lr
+from noah.engine.optim import build_scheduler, set_lr
 from noah.engine.outputs import finish
-from noah.engine.predict import loss_and_score, predict
+from noah.engine.predict import loss_and_score, predict, records_loader
 from noah.engine.progress import ProgressReport
+from noah.engine.setup import build_state, check_device
 from noah.engine.state import TrainState
-from noah.engine.step import Losses, seed_from, stepper
-from noah.models import build_model
-from noah.models.pretrained import load_backbone
-from noah.precision import float32_products
+from noah.engine.step import Losses, stepper
+from noah.precision import cudnn_search, float32_products
 from noah.signals import Interrupted, StopSignals
 
 
@@ -90,11 +90,11 @@ def train(
         ) as splits,
         world(machine.device) as ranks,
         float32_products(run.recipe.precision),
+        cudnn_search(run.recipe.cudnn_benchmark),
     ):
         folder = state_folder(machine.state, run, splits["train"].manifest_sha256)
         run.recipe.passes(ranks.size)
-        if run.recipe.compile:
-            check_compiler(ranks.device)
+        check_device(run, ranks.device)
         with lock(folder) if ranks.is_main else contextlib.nullcontext() as held:
             _train(run, splits, out, folder, machine, ranks, held, on_epoch)
 
@@ -129,50 +129,45 @@ def _train(
     losses = Losses(run, state, lag=int(on_gpu))
     ask_every = ASK_EVERY_STEPS if on_gpu and ranks.size > 1 else 1
     step_once = stepper(run, model, state, ranks, losses)
+    batches = _batches_left(run, splits["train"], state.step, steps_per_epoch, ranks, machine)
+    minival = None
+    if "minival" in splits:
+        minival = records_loader(splits["minival"], run.dataset, recipe, ranks, machine.workers, persist=True)
 
     with (
         attempt(folder, run.key, state),
+        state.writing,
         StopSignals() as stop,
         ProgressReport(folder / "train.log", total_steps, state.step, recipe.batch, not ranks.is_main) as progress,
     ):
         progress.say(f"{run.key}: {'resuming at' if resumed else 'from'} step {state.step} of {total_steps}")
-        saved_at = time.monotonic()
-        while state.step < total_steps:
-            epoch, start_step = divmod(state.step, steps_per_epoch)
-            batches = train_loader(
-                splits["train"],
-                run,
-                epoch,
-                start_step=start_step,
-                rank=ranks.rank,
-                world_size=ranks.size,
-                workers=machine.workers,
-            )
+        saved_at = clock = time.monotonic()
+        for group in _groups(batches, recipe.passes(ranks.size)):
+            epoch = state.step // steps_per_epoch + 1
+            lr = set_lr(state.optimizer, scheduler, state.step, steps_per_epoch)
+            loss = step_once(group, lr)
+            state.epoch_seconds += time.monotonic() - clock
+            progress.step(state.step, epoch, loss, lr)
+            if state.step % steps_per_epoch == 0:
+                losses.settle()
+                _finish_epoch(run, splits, minival, state, ranks, epoch, lr)
+                progress.epoch(state.history[-1])
+                if on_epoch and ranks.is_main:
+                    on_epoch(state.history)
+            stopped = due = False
+            if state.step % ask_every == 0:
+                stopped, due = ranks.any(
+                    stop.received is not None, time.monotonic() - saved_at > 60 * machine.checkpoint_minutes
+                )
+            if stopped or due:
+                losses.settle()
+                state.save(folder, ranks, held, wait=stopped)
+                saved_at = time.monotonic()
+            state.writing.check()
+            if stopped:
+                ranks.barrier()
+                raise Interrupted(stop.received or signal.SIGTERM)
             clock = time.monotonic()
-            for group in _groups(batches, recipe.passes(ranks.size)):
-                lr = set_lr(state.optimizer, scheduler, state.step, steps_per_epoch)
-                loss = step_once(group, lr)
-                state.epoch_seconds += time.monotonic() - clock
-                progress.step(state.step, epoch + 1, loss, lr)
-                if state.step % steps_per_epoch == 0:
-                    losses.settle()
-                    _finish_epoch(run, splits, state, ranks, machine, epoch + 1, lr)
-                    progress.epoch(state.history[-1])
-                    if on_epoch and ranks.is_main:
-                        on_epoch(state.history)
-                stopped = due = False
-                if state.step % ask_every == 0:
-                    stopped, due = ranks.any(
-                        stop.received is not None, time.monotonic() - saved_at > 60 * machine.checkpoint_minutes
-                    )
-                if stopped or due:
-                    losses.settle()
-                    state.save(folder, ranks, held)
-                    saved_at = time.monotonic()
-                if stopped:
-                    ranks.barrier()
-                    raise Interrupted(stop.received or signal.SIGTERM)
-                clock = time.monotonic()
 
         state.save(folder, ranks, held)
         finish(run, splits, out, state, ranks, held, machine.workers)
@@ -182,28 +177,41 @@ def _train(
             progress.say(f"{run.key}: done in {state.seconds:.0f} s of training")
 
 
-def build_state(run: Run, ranks: World) -> TrainState:
-    """Model, optimizer and EMA at step 0, seeded by the run."""
-    torch.manual_seed(seed_from(run.seed, "init"))
-    model = build_model(**run.model_arguments)
-    if run.backbone.weights:
-        load_backbone(model, run.backbone.weights_path, run.backbone.weights_sha256)
-    model = model.to(ranks.device)
-    if run.recipe.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    ema = ModelEmaV3(model, decay=run.recipe.ema_decay) if run.recipe.ema_decay else None
-    return TrainState(model, build_optimizer(model, run.recipe), ema)
+def _batches_left(
+    run: Run, train_split: Shards, step: int, steps_per_epoch: int, ranks: World, machine: Machine
+) -> Iterable[Batch]:
+    """The forward batches of this rank from optimizer step `step` to the end of training."""
+    epoch, start_step = divmod(step, steps_per_epoch)
+    if epoch == run.recipe.epochs:
+        return ()
+    return train_loader(
+        train_split,
+        run,
+        epoch,
+        epochs=run.recipe.epochs - epoch,
+        start_step=start_step,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=machine.workers,
+        pin_memory=ranks.device.type == "cuda",
+    )
 
 
 def _finish_epoch(
-    run: Run, splits: dict[str, Shards], state: TrainState, ranks: World, machine: Machine, epoch: int, lr: float
+    run: Run,
+    splits: dict[str, Shards],
+    minival: DataLoader | None,
+    state: TrainState,
+    ranks: World,
+    epoch: int,
+    lr: float,
 ) -> None:
-    """Add the epoch's line to the history, with a look at the minival where it is due."""
+    """Add the epoch's line to the history, with a look at the minival (its loader) where it is due."""
     minival_loss = minival_score = None
     due = epoch % run.recipe.eval_every_epochs == 0 or epoch == run.recipe.epochs
-    if due and "minival" in splits:
+    if due and minival is not None:  # not by its truth: a rank may have no batch of it
         shown = ranks.share(state.weights[run.recipe.evaluate])
-        rows = predict(shown, splits["minival"], run.dataset, run.recipe, ranks, machine.workers)
+        rows = predict(shown, splits["minival"], run.dataset, run.recipe, ranks, loader=minival)
         minival_loss, minival_score = loss_and_score(rows, splits["minival"].labels)
     loss_sum, images = ranks.sum(state.epoch_loss_sum, state.epoch_images)
     state.history.append(
@@ -222,7 +230,7 @@ def _finish_epoch(
     state.epoch_loss_sum, state.epoch_images, state.epoch_seconds = 0.0, 0, 0.0
 
 
-def _groups(batches, size: int):
+def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     """Consecutive forward batches that share one optimizer step."""
     group = []
     for batch in batches:

@@ -27,6 +27,8 @@ LATENCIES_PER_ROUND = 20
 """Batches of one image that are timed each round, so that a p95 means something."""
 COLD_CALLS = 3
 """Before them, in every round: the first follow a training step of another model, and find caches as that left them."""
+MOST_WARM_UP = 20
+"""Rounds, where times never settle."""
 
 
 def measure_cost(
@@ -55,8 +57,8 @@ def measure_cost(
         channels_last: Memory layout of models and images.
 
     Returns:
-        The machine (device, dtype, threads, torch), the setting (image_size, batch, rounds, channels_last) and `arms`,
-        per arm:
+        The machine (device, dtype, threads, torch), the setting (image_size, batch, rounds, channels_last),
+        `warm_up_rounds` (until times settled) and `arms`, per arm:
             parameters, head_parameters: All, and the head's.
             macs, head_macs: Of one image; see `count_macs`.
             kernel: What computes the head where it has several ways (NOAH), else None.
@@ -88,12 +90,11 @@ def measure_cost(
     }
     times = {arm: {"cold": [], "latency": [], "inference": [], "training": []} for arm in models}
     names = list(models)
-    for turn in range(-1, rounds):
+    warm_up = _warm_up(lambda: [_one_turn(model, images, labels, dtype) for model in models.values()])
+    for turn in range(rounds):
         for arm in names[turn % len(names) :] + names[: turn % len(names)]:
-            measured = _one_turn(models[arm], images, labels, dtype)
-            if turn >= 0:  # the first one warms up
-                for kind, seconds in measured.items():
-                    times[arm][kind] += seconds
+            for kind, seconds in _one_turn(models[arm], images, labels, dtype).items():
+                times[arm][kind] += seconds
     for arm, model in models.items():
         latency_ms = 1000 * np.array(times[arm]["latency"])
         arms[arm] |= {
@@ -112,9 +113,20 @@ def measure_cost(
         "image_size": image_size,
         "batch": batch,
         "rounds": rounds,
+        "warm_up_rounds": warm_up,
         "channels_last": channels_last,
         "arms": arms,
     }
+
+
+def _warm_up(one_round: Callable[[], object]) -> int:
+    """Rounds until one is at most 5% faster than the fastest before it: caches, clocks, and kernels that are chosen."""
+    rounds: list[float] = []
+    while len(rounds) < 2 or (len(rounds) < MOST_WARM_UP and rounds[-1] < 0.95 * min(rounds[:-1])):
+        start = time.perf_counter()
+        one_round()
+        rounds.append(time.perf_counter() - start)
+    return len(rounds)
 
 
 def _kernel(head: nn.Module, device: str) -> str | None:

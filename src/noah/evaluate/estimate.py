@@ -15,11 +15,9 @@ import statistics
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
-from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 
-from noah.config import Recipe, Run, Study
+from noah.config import Run, Study
+from noah.devices import HALF
 from noah.files import reading
 
 BASES = {
@@ -46,10 +44,13 @@ class Device:
 H100 = Device(
     "one H100 SXM (989 TFLOP/s bf16, 494 tf32, 67 fp32; 3.35 TB/s)",
     "GPU-hours",
-    {precision: UTILISATION * peak for precision, peak in {"bf16": 989e12, "tf32": 494e12, "fp32": 67e12}.items()},
+    {
+        name: UTILISATION * peak
+        for name, peak in {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12}.items()
+    },
     3.35e12 / PASSES,
 )
-CPU_CORE = Device("one core", "core-hours", {"fp32": 80e9, "tf32": 80e9, "bf16": 80e9}, 1.7e9)
+CPU_CORE = Device("one core", "core-hours", dict.fromkeys(("fp32", "tf32", "bf16", "fp16"), 80e9), 1.7e9)
 """Effective rates, fitted to one-core runs of the default study on an AMD EPYC, 2026-11-21: they give the 421, 745 and
 898 images/s of its MobileNetV2, DeiT and gMLP baselines to 7%."""
 
@@ -84,57 +85,13 @@ def _share_of_pixels(run: Run) -> float:
     return statistics.mean((run.recipe.train_size(epoch, full) / full) ** 2 for epoch in range(run.recipe.epochs))
 
 
-def kept_for_backward(model: nn.Module, image_size: int, in_chans: int = 3) -> dict[str, int]:
-    """Numbers that autograd keeps for the backward pass of one image, weights not counted: {"kept", "head_kept"}.
-
-    Args:
-        model: Of timm's interface, on the meta device; its mode is set back.
-        image_size: Side of the images, in pixels.
-
-    Returns:
-        Elements of every storage kept, and those of them that only the head keeps. A head with several kernels is
-        counted in the one it takes on the meta device.
-    """
-    training, images = model.training, torch.empty(2, in_chans, image_size, image_size, device="meta")
-    seen = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    counts = []
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in seen:
-            seen.add(storage._cdata)
-            counts[-1] += storage.nbytes() // tensor.element_size()
-        return tensor
-
-    model.train()
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        counts.append(0)
-        features = model.forward_features(images)
-        counts.append(0)
-        scores = model.forward_head(features)
-    assert scores.shape[0] == len(images)
-    model.train(training)
-    return {"kept": sum(counts) // 2, "head_kept": counts[1] // 2}
-
-
 def images_per_second(macs: float, kept: float, device: Device, precision: str) -> float:
     """The formula at the top of this file.
 
     Args:
         macs: Multiply-accumulates of one image, forward.
-        kept: Elements of `kept_for_backward`.
-        precision: fp32, tf32 or bf16.
+        kept: Numbers that its backward pass needs (noah.models.memory).
+        precision: A recipe's.
     """
-    size = 2 if precision == "bf16" else 4
+    size = 2 if precision in HALF else 4
     return 1 / (6 * macs / device.flops[precision] + size * kept / device.bandwidth)
-
-
-def number_size(recipe: Recipe) -> int:
-    """Bytes of a number that is kept for the backward pass."""
-    return 2 if recipe.precision == "bf16" else 4
-
-
-def step_bytes(recipe: Recipe, parameters: int, kept: int) -> int:
-    """Memory of a training step: what a forward batch keeps; weights, gradients, optimizer and average in fp32."""
-    copies = {"sgd": 3, "adamw": 4}[recipe.optimizer] + (recipe.ema_decay is not None)
-    return recipe.forward_batch * number_size(recipe) * kept + copies * 4 * parameters

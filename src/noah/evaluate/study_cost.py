@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from noah.config import Study
+from noah.devices import HALF, choose_device
 from noah.evaluate.cost import measure_cost
 from noah.files import write_json
 from noah.models import build_model
@@ -26,8 +27,7 @@ def write_cost(study: Study, dataset: str, backbone: str, *, device: str = "auto
         ValueError: The study has no such dataset or backbone.
     """
     torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device).type
     arms = study.arms_of(dataset, backbone)
     first = arms[0]
     with float32_products(first.recipe.precision):
@@ -38,7 +38,7 @@ def write_cost(study: Study, dataset: str, backbone: str, *, device: str = "auto
             batch=BATCH,
             rounds=ROUNDS,
             device=device,
-            dtype=torch.bfloat16 if first.recipe.precision == "bf16" else torch.float32,
+            dtype=HALF.get(first.recipe.precision, torch.float32),
             channels_last=first.recipe.channels_last,
         )
     path = study.results / "cost" / f"{dataset}-{backbone}.json"

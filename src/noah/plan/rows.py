@@ -10,10 +10,11 @@ from noah.backbones import BASELINE_HEAD
 from noah.config import Run, Study
 from noah.data.transforms import eval_transform, train_transform
 from noah.evaluate.cost import count_macs
-from noah.evaluate.estimate import find_throughput, kept_for_backward, number_size, step_bytes
+from noah.evaluate.estimate import find_throughput
 from noah.files import write_atomic
 from noah.models import build_model, describe
 from noah.models.features import probe
+from noah.models.memory import checkpoint_gradients, kept_for_backward
 from noah.published import read_published
 
 RUNTIME_MARGIN = 2
@@ -33,7 +34,7 @@ def make_plan(study: Study) -> pd.DataFrame:
     for run in study.runs:
         if run.seed != study.spec.seeds[0]:
             continue
-        key = repr((run.dataset.image_size, run.model_arguments))
+        key = repr((run.dataset.image_size, run.model_arguments, run.recipe.grad_checkpointing))
         if key not in built:
             built[key] = _describe(study, run)
         _check_augmentation(study, run)
@@ -63,6 +64,8 @@ def _describe(study: Study, run: Run) -> dict:
         first = run.recipe.train_size(0, size)
         if first != size:  # growing images
             probe(model.backbone, run.backbone.name, 3, first)
+        if run.recipe.grad_checkpointing:
+            checkpoint_gradients(model, run.backbone.name)
     except ValueError as error:
         raise _about(study, run, error) from None
     macs = count_macs(model, torch.zeros(1, 3, size, size, device="meta"))["macs"]
@@ -93,7 +96,7 @@ def _row(study: Study, run: Run, model: dict) -> dict:
     devices = resources.nodes * (resources.gpus or resources.cpus)
     # Measured speeds are those of all processes together.
     hours = images / (speed if basis == "measured" else speed * resources.ranks) / 3600 if images and speed else None
-    needed_mb = BASE_MB + 1.5 * step_bytes(run.recipe, model["parameters"], model["kept"]) / 1e6
+    needed_mb = BASE_MB + 1.5 * run.recipe.step_bytes(model["parameters"], model["kept"]) / 1e6
     return {
         "dataset": run.dataset.name,
         "recipe": run.recipe_name,
@@ -127,12 +130,12 @@ def _signatures(run: Run, model: dict) -> dict[str, float | None]:
     """The columns of noah.plan.warnings.SIGNATURES; the first two matter to NOAH alone."""
     heads = run.head.num_heads if run.head.name == "noah" else None
     samples, recipe = run.dataset.training_images(), run.recipe
-    kept_by_head = recipe.forward_batch * number_size(recipe) * model["head_kept"]
+    kept_by_head = recipe.forward_batch * recipe.number_bytes * model["head_kept"]
     return {
         "channels_per_head": model["in_features"] / heads if heads else None,
         "images_per_class_and_head": samples / run.dataset.num_classes / heads if heads and samples else None,
         "steps_per_epoch": samples // recipe.batch if samples else None,
-        "head_memory_share": kept_by_head / step_bytes(recipe, model["parameters"], model["kept"]),
+        "head_memory_share": kept_by_head / recipe.step_bytes(model["parameters"], model["kept"]),
     }
 
 
