@@ -1,5 +1,6 @@
 """One rule for the products of float32 numbers, whichever kernel computes them."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,8 @@ def float32_products(precision: str) -> Iterator[None]:
         precision: A recipe's: `tf32` rounds the factors of both to 10 bits of mantissa, where the GPU has that; every
             other value rounds nothing.
     """
+    # torch 2.9 says that there are newer switches; who reads the older ones after those were set gets an error.
+    warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
     matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     on_cpu = torch.backends.mkldnn.conv.fp32_precision
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

@@ -54,6 +54,23 @@ def head(
 
 
 @app.command()
+def kernels(
+    shape: Annotated[list[str] | None, typer.Option(help="mobilenetv2, resnet50, resnet18 or deit_tiny; all.")] = None,
+    sm: Annotated[list[int] | None, typer.Option(help="Compute capability: 80, 90 or 100; 80 and 90.")] = None,
+    out: Out = Path("docs/benchmarks"),
+) -> None:
+    """Compile Triton's programs for GPUs that need not be here: registers, spills, loads, and the time to expect.
+
+    \b
+    Example: noah benchmark kernels --shape mobilenetv2 --sm 90
+    """
+    from noah.benchmark.head import SHAPES
+    from noah.benchmark.triton_report import run
+
+    print(run(shape or list(SHAPES), sm or [80, 90], out))
+
+
+@app.command()
 def shard(
     images: Annotated[int, typer.Option(min=4, help="Photos of about 100 KB.")] = 3000,
     rounds: Rounds = 5,

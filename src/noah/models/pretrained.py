@@ -55,7 +55,7 @@ def load_backbone(model: Classifier, path: Path, sha256: str | None = None) -> N
     missing = [name for name in expected if name not in given]
     if missing:
         raise ValueError(f"{path}: {len(missing)} tensors of the backbone are not there, first '{missing[0]}'")
-    surplus = [name for name in given if name not in expected and not _may_be_left_out(model, name)]
+    surplus = sorted(name for name in given if name not in expected and not _may_be_left_out(model, name))
     if surplus:
         raise ValueError(
             f"{path}: {len(surplus)} tensors have no place in the backbone, first '{surplus[0]}', expected its own, a "

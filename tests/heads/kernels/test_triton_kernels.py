@@ -39,11 +39,17 @@ def check(B, C, L, M, N, r, dtype, tolerance, layout=torch.contiguous_format):
             largest = max(b.abs().max().item(), 1e-3)
             assert (a.double() - b).abs().max() <= tolerance * largest, (B, C, L, M, N, r, dtype)
 
-check(2, 24, 9, 5, 2, 0.5, torch.float32, 1e-5)
-check(2, 21, 70, 67, 3, 0.3, torch.float32, 1e-5, torch.channels_last)   # several blocks of positions and classes
-check(1, 160, 17, 20, 2, 0.25, torch.float32, 1e-5)                       # several blocks of channels
-check(0, 24, 9, 5, 2, 0.5, torch.float32, 1e-5)
-check(2, 24, 9, 5, 2, 0.5, torch.float16, 1e-2)  # the interpreter multiplies bfloat16 as if it were integers
+from noah.heads.kernels import triton_gradients, triton_launch
+for most in (192, 0):  # on the chip, and with the products left to others
+    triton_gradients.MOST_CHANNELS = most
+    check(2, 24, 9, 5, 2, 0.5, torch.float32, 1e-5)
+    check(2, 21, 70, 67, 3, 0.3, torch.float32, 1e-5, torch.channels_last)   # several blocks of positions and classes
+    check(1, 160, 17, 20, 2, 0.25, torch.float32, 1e-5)                       # several blocks of channels
+    check(0, 24, 9, 5, 2, 0.5, torch.float32, 1e-5)
+    check(2, 24, 9, 5, 2, 0.5, torch.float16, 1e-2)  # the interpreter multiplies bfloat16 as if it were integers
+triton_gradients.PROGRAMS = 2  # fewer than there are images
+triton_gradients.MOST_CHANNELS = 192
+check(5, 24, 9, 5, 1, 0.5, torch.float32, 1e-5)
 
 # Dropout: with uniform attention and values of 1 the scores count what is kept, and the gradient knows the same mask.
 head = NOAH(4, 50, 2, drop_rate=0.3)
@@ -80,6 +86,7 @@ step = 1e-2 * weight.grad / weight.grad.norm()
 with torch.no_grad():
     slope = (loss(weight + step)[0] - loss(weight - step)[0]) / 2
 assert abs(slope / (weight.grad * step).sum() - 1) < 0.02
+triton_gradients.MOST_CHANNELS = 0
 multiplied, mm = [], torch.mm
 torch.mm = lambda *a, **k: multiplied.append(1) or mm(*a, **k)
 for frozen, products in ((head.query, 6), (head.value, 4)):
@@ -88,6 +95,7 @@ for frozen, products in ((head.query, 6), (head.value, 4)):
     triton_kernels.forward(x.requires_grad_(), head.query, head.value, num_heads=2, drop_rate=0.0).sum().backward()
     assert len(multiplied) == products
 torch.mm = mm
+triton_gradients.MOST_CHANNELS = 192
 
 # A fused head takes the kernel where it is the best there is.
 from noah.heads.kernels import BEST
@@ -121,13 +129,13 @@ for impl in ("triton", "auto"):
             raise AssertionError(refused)
 
 # float32 is multiplied as cuDNN's switch says, the old one or the new.
-assert triton_kernels._tf32()
+assert triton_launch.tf32()
 torch.backends.cudnn.allow_tf32 = False
-assert not triton_kernels._tf32()
+assert not triton_launch.tf32()
 torch.backends.cudnn.conv.fp32_precision = "tf32"
-assert triton_kernels._tf32()
+assert triton_launch.tf32()
 torch.backends.cudnn.conv.fp32_precision = "ieee"
-assert not triton_kernels._tf32() and torch.allclose(lean(x), expected, atol=1e-5)
+assert not triton_launch.tf32() and torch.allclose(lean(x), expected, atol=1e-5)
 print("agree")
 """
 

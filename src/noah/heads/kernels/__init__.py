@@ -103,7 +103,7 @@ def wants_plain_operations(x: Tensor) -> bool:
     `torch.compile` can: it calls the kernel as one operator (`opaque`).
     """
     return (
-        torch.compiler.is_exporting()
+        torch.compiler._is_exporting_flag  # `is_exporting()` is always true for Dynamo of torch 2.9 and 2.10
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0

@@ -1,9 +1,4 @@
-"""NOAH on CUDA: two Triton kernels (`triton_programs`), launched and differentiated.
-
-The backward pass computes keys and values again, head by head; the products with features and weights are cuBLAS's.
-"""
-
-from contextlib import nullcontext
+"""NOAH on CUDA: Triton's forward program, and what differentiates it (`triton_gradients`)."""
 
 import torch
 import triton
@@ -12,7 +7,9 @@ from torch.amp import custom_bwd, custom_fwd
 
 from noah.heads.kernels import reference
 from noah.heads.kernels.refusals import check_backward, dtype_of
-from noah.heads.kernels.triton_programs import backward_kernel, forward_kernel
+from noah.heads.kernels.triton_gradients import gradients
+from noah.heads.kernels.triton_launch import aligned, launch
+from noah.heads.kernels.triton_programs import forward_kernel
 
 
 def forward(x: Tensor, query: nn.Conv2d, value: nn.Conv2d, *, num_heads: int, drop_rate: float) -> Tensor:
@@ -37,24 +34,6 @@ def forward(x: Tensor, query: nn.Conv2d, value: nn.Conv2d, *, num_heads: int, dr
         return (heads if drop_rate else heads + value_bias).to(dtype)
 
 
-def _launch(kernel, x, key_weight, value_weight, bias, *tensors, seed, drop_rate, **arguments) -> None:
-    B, L, _ = x.shape
-    N, M, key_width = key_weight.shape
-    if not B:
-        return
-    of_key, of_value = (dict(zip(names, w.stride(), strict=True)) for names, w in (
-        (("step_kn", "step_km", "step_kc"), key_weight), (("step_vn", "step_vm", "step_vc"), value_weight)
-    ))  # fmt: skip
-    launch = kernel[lambda config: (B, triton.cdiv(M, config["BLOCK_M"]))]
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():  # else a kernel starts on the current device
-        launch(
-            x, key_weight, value_weight, bias, *tensors, seed, drop_rate, **arguments, L=L, M=M,
-            step_b=x.stride(0), step_l=x.stride(1), step_c=x.stride(2), **of_key, **of_value, N=N,
-            KEY_WIDTH=key_width, VALUE_WIDTH=value_weight.shape[2], DROP=drop_rate > 0,
-            TF32=_tf32(),
-        )  # fmt: skip
-
-
 def pool_all(x, key_weight, value_weight, bias, seed: int, drop_rate: float) -> tuple[Tensor, Tensor]:
     """What the heads say, before the value bias where nothing is dropped, and the logarithms of their softmax's sums.
 
@@ -66,18 +45,12 @@ def pool_all(x, key_weight, value_weight, bias, seed: int, drop_rate: float) -> 
     Returns:
         Both (B, N, M), float32.
     """
+    x, key_weight, value_weight = x.contiguous(), aligned(key_weight), aligned(value_weight)
     pooled = x.new_empty(len(x), *key_weight.shape[:2], dtype=torch.float32)
     lse = torch.empty_like(pooled)
-    _launch(forward_kernel, x, key_weight, value_weight, bias, pooled, lse, seed=seed, drop_rate=drop_rate)
+    grid = lambda config: (len(x), triton.cdiv(key_weight.shape[1], config["BLOCK_M"]))  # noqa: E731
+    launch(forward_kernel, grid, x, key_weight, value_weight, bias, pooled, lse, seed=seed, drop_rate=drop_rate)
     return pooled, lse
-
-
-def _tf32() -> bool:
-    """This head computes convolutions, so that cuDNN's switch says whether float32 may be multiplied as TF32."""
-    try:
-        return torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # somebody set the newer switches, after which torch refuses to read the older
-        return torch.backends.cudnn.conv.fp32_precision != "ieee"
 
 
 def pool_all_backward(grad, x, key_weight, value_weight, bias, pooled, lse, seed: int, drop_rate: float, wanted):
@@ -88,41 +61,18 @@ def pool_all_backward(grad, x, key_weight, value_weight, bias, pooled, lse, seed
         grad: (B, N, M).
         wanted: Whether each of the four is.
     """
-    of_x, of_key, of_value, of_bias = wanted
-    B, L, C = x.shape
-    N, M, ck = key_weight.shape
-    cv = value_weight.shape[2]
-    rows, grad = x.reshape(-1, C), grad.contiguous()
-    dk, dv = (x.new_empty(B * L, M) for _ in range(2))
-    dx = torch.empty_like(rows) if of_x else None
-    d_key, d_value, d_bias = (
-        torch.empty_like(t, memory_format=torch.contiguous_format) if want else None
-        for t, want in ((key_weight, of_key), (value_weight, of_value), (bias, of_bias))
-    )
-    for n in range(N):
-        _launch(
-            backward_kernel, x, key_weight, value_weight, bias, pooled, lse, grad, dk, dv,
-            seed=seed, drop_rate=drop_rate, n=n,
-        )  # fmt: skip
-        for gradient, weight, d_weight, start in (
-            (dk, key_weight, d_key, n * ck),
-            (dv, value_weight, d_value, N * ck + n * cv),
-        ):
-            part = slice(start, start + weight.shape[2])
-            if of_x:
-                torch.mm(gradient, weight[n], out=dx[:, part])
-            if d_weight is not None:
-                torch.mm(gradient.t(), rows[:, part], out=d_weight[n])
-        if of_bias:
-            d_bias[n] = dv.sum(0)
-    return dx.view(B, L, C) if of_x else None, d_key, d_value, d_bias
+    tensors = x.contiguous(), aligned(key_weight), aligned(value_weight), bias, pooled, lse
+    return gradients(grad, *tensors, seed, drop_rate, wanted)
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cuda")
     def forward(ctx, key_bias, x, key_weight, value_weight, bias, seed, drop_rate):
-        bias = bias.contiguous()
+        # Channels last: rows of 49 or 196 positions begin nowhere in particular, and could not be loaded 16 bytes at a
+        # time. A copy moves the features twice; the programs read them once for every block of classes.
+        x, bias = x.contiguous(), bias.contiguous()
+        key_weight, value_weight = aligned(key_weight), aligned(value_weight)
         pooled, lse = pool_all(x, key_weight, value_weight, bias, seed, drop_rate)
         ctx.save_for_backward(x, key_weight, value_weight, bias, pooled, lse)
         ctx.seed, ctx.drop_rate = seed, drop_rate

@@ -4,23 +4,42 @@ A program serves one image and a block of classes. It walks over heads and posit
 maximum, sum of exponentials, and sum of exponentials times values), so keys and values never leave the chip.
 """
 
+from collections.abc import Callable
+
+import torch
 import triton
 import triton.language as tl
 
-CONFIGS = [
-    triton.Config({"BLOCK_L": rows, "BLOCK_M": classes, "BLOCK_C": channels}, num_warps=warps, num_stages=stages)
-    for rows, classes, channels, warps, stages in (
-        (64, 64, 32, 4, 3),
-        (64, 128, 32, 8, 3),
-        (32, 128, 32, 4, 3),
-        (64, 64, 64, 4, 2),
-        (128, 64, 32, 8, 2),
-    )
-]
-if triton.knobs.runtime.interpret:  # on a CPU there is nothing to tune, nor a clock to tune by
-    CONFIGS = CONFIGS[:1]
-_autotune = triton.autotune(CONFIGS, key=["L", "M", "KEY_WIDTH", "VALUE_WIDTH"])
-_jit = triton.jit(do_not_specialize=["seed", "n"])  # else some of their values compile anew
+
+def config(rows: int, classes: int, warps: int, stages: int, channels: int | None = None, lean: bool = False):
+    """Tiles of positions, classes and (where the program walks over them) channels.
+
+    Args:
+        lean: For numbers of two bytes and without dropout alone: with more it would spill registers on an H100
+            (`noah benchmark kernels`).
+    """
+    tiles = {"BLOCK_L": rows, "BLOCK_M": classes} | ({"BLOCK_C": channels} if channels else {})
+    made = triton.Config(tiles, num_warps=warps, num_stages=stages)
+    made.lean = lean
+    return made
+
+
+def tune(configs: list[triton.Config]) -> Callable:
+    """Compile a program, and keep the configuration that is fastest for what it is given, its dtypes included."""
+    if triton.knobs.runtime.interpret:  # on a CPU there is nothing to tune, nor a clock to tune by
+        configs = configs[:1]
+    key = ["L", "M", "KEY_WIDTH", "VALUE_WIDTH", "DROP", "TF32"]
+    compile_ = triton.jit(do_not_specialize=["seed", "n", "B", "SPLITS"])  # else some of their values compile anew
+    prune = {"early_config_prune": lambda configs, tensors, **given: usable(configs, tensors["x"].dtype, given["DROP"])}
+    return lambda program: triton.autotune(configs, key=key, prune_configs_by=prune)(compile_(program))
+
+
+def usable(configs: list[triton.Config], dtype: torch.dtype, dropout: bool) -> list[triton.Config]:
+    """Those that do not spill."""
+    return [made for made in configs if not made.lean or (dtype.itemsize == 2 and not dropout)]
+
+
+CONFIGS = [config(64, 64, 8, 3, channels=32), config(64, 64, 8, 2, channels=64)]
 
 
 @triton.jit
@@ -63,14 +82,13 @@ def _keys_and_values(
 
 
 @triton.jit
-def _keep(seed, stream, at, m, M, drop_rate):
+def keep_mask(seed, stream, at, m, M, drop_rate):
     """Philox dropout mask of (positions `at`, classes m), scaled to keep the mean; a pure function of its arguments."""
     drawn = tl.rand(seed + stream, at[:, None] * M + m[None, :])
     return tl.where(drawn >= drop_rate, 1.0 / (1.0 - drop_rate), 0.0)
 
 
-@_autotune
-@_jit
+@tune(CONFIGS)
 def forward_kernel(
     x, key_weight, value_weight, bias, pooled, lse, seed, drop_rate, L, M, step_b, step_l, step_c,
     step_kn, step_km, step_kc, step_vn, step_vm, step_vc,
@@ -92,7 +110,7 @@ def forward_kernel(
             )  # fmt: skip
             if DROP:
                 v += tl.load(bias + n * M + m, mask=m < M, other=0.0).to(tl.float32)[None, :]
-                v *= _keep(seed, b * N + n, at, m, M, drop_rate)
+                v *= keep_mask(seed, b * N + n, at, m, M, drop_rate)
             k = tl.where((at < L)[:, None], k, float("-inf"))
             new_top = tl.maximum(top, tl.max(k, 0))
             e = tl.exp(k - new_top[None, :])
@@ -105,8 +123,7 @@ def forward_kernel(
         tl.store(lse + out, top + tl.log(total), mask=m < M)
 
 
-@_autotune
-@_jit
+@tune(CONFIGS)
 def backward_kernel(
     x, key_weight, value_weight, bias, pooled, lse, grad, dk, dv, seed, drop_rate, n, L, M,
     step_b, step_l, step_c, step_kn, step_km, step_kc, step_vn, step_vm, step_vc,
@@ -128,7 +145,7 @@ def backward_kernel(
         )  # fmt: skip
         d_value = tl.exp(k - normaliser[None, :]) * g[None, :]
         if DROP:
-            keep = _keep(seed, b * N + n, at, m, M, drop_rate)
+            keep = keep_mask(seed, b * N + n, at, m, M, drop_rate)
             v = (v + tl.load(bias + n * M + m, mask=m < M, other=0.0).to(tl.float32)[None, :]) * keep
             d_key = d_value * (v - o[None, :])
             d_value *= keep
