@@ -5,7 +5,7 @@ SCALE ?= full
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: tables test test-system test-long test-lowest benchmark setup ui lint clean
+.PHONY: tables test test-system test-long test-gpu test-lowest benchmark setup ui lint clean
 
 tables: setup  ## run the study and print its table; where a run failed, the table shows its cell as missing
 	@snakemake --profile local --config study=$(STUDY) scale=$(SCALE) || { code=$$?; \
@@ -23,6 +23,9 @@ test-system: setup  ## MLflow's page in Chromium, a DVC clone, a real Slurm (if 
 
 test-long: setup  ## the full counts, by hand
 	pytest -m long
+
+test-gpu: setup  ## on a machine with a GPU; benchmarks/gpu.sh does this and more without installing anything
+	pytest -m gpu
 
 test-lowest:  ## with the oldest packages that pyproject.toml admits, in a folder of its own: some 7 GB to fetch, by hand
 	test -x .venv-lowest/bin/uv || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/pip install --quiet uv; }

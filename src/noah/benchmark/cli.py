@@ -93,6 +93,7 @@ def loader(
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     rounds: Rounds = 5,
     threads: Threads = 1,
+    device: Device = "cpu",
     out: Out = Path("docs/benchmarks"),
 ) -> None:
     """Loading against ImageFolder and webdataset with Pillow; parts of DeiT's recipe; how an epoch reads its shards.
@@ -102,7 +103,7 @@ def loader(
     """
     from noah.benchmark.loader import run
 
-    print(run(out, images, rounds, workers, threads))
+    print(run(out, images, rounds, workers, threads, device))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from torchvision.datasets import ImageFolder
 
 from noah.benchmark.interleaved import markdown, write
 from noah.benchmark.photos import make_photos, make_shards, photo_dataset
+from noah.benchmark.roof import check_device
 from noah.benchmark.throughput import Arm, compare, write_report
 from noah.config import Dataset, Recipe, Run
 from noah.data.images import decode_tensor
@@ -31,12 +32,17 @@ SHORT_SIDE_PX = 256
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
 
-def run(out: Path, images: int = 2048, rounds: int = 5, workers: int = 2, threads: int = 1) -> str:
+def run(out: Path, images: int = 2048, rounds: int = 5, workers: int = 2, threads: int = 1, device: str = "cpu") -> str:
     """Measure everything, write {out}/loader.json, loader.md, reads.json and reads.md, and return the tables.
 
     Args:
         images: A multiple of BATCH, so that every loader goes through the same number.
+        device: Where batches go: to a GPU they are copied from pinned memory, and normalised there.
+
+    Raises:
+        ValueError: Another number of images, or a device that is not here.
     """
+    check_device(device)
     if images % BATCH:
         raise ValueError(f"images is {images}, expected a multiple of {BATCH}")
     torch.set_num_threads(threads)
@@ -46,7 +52,7 @@ def run(out: Path, images: int = 2048, rounds: int = 5, workers: int = 2, thread
         full = photo_dataset(folder, "full")
         small = photo_dataset(folder, "small", short_side=SHORT_SIDE_PX)
         shards = {dataset.name: Shards(make_shards(dataset)) for dataset in (full, small)}
-        epochs, parts = loader_arms(full, small, shards, workers), recipe_arms(full, shards["full"])
+        epochs, parts = loader_arms(full, small, shards, workers, device), recipe_arms(full, shards["full"])
         works = {
             f"RandomResizedCrop 224 and flip, {workers} workers": compare(epochs, rounds),
             "parts of DeiT's recipe, one process": compare(parts, rounds),
@@ -56,11 +62,14 @@ def run(out: Path, images: int = 2048, rounds: int = 5, workers: int = 2, thread
     table += [[name, *(f"{value:,.0f}" for value in pattern.values())] for name, pattern in patterns.items()]
     write(out, "reads", "How an epoch reads 512 tars of 256 images, 32 tars in memory", patterns, table)
     settings = {"images": images, "batch": BATCH, "workers": workers, "rounds": rounds, "interpolation": "bilinear"}
+    settings["device"] = device
     report = write_report(out, "loader", "Loading", works, settings)
     return "\n\n".join((report, "\n".join(markdown(table))))
 
 
-def loader_arms(full: Dataset, small: Dataset, shards: dict[str, Shards], workers: int) -> dict[str, Arm]:
+def loader_arms(
+    full: Dataset, small: Dataset, shards: dict[str, Shards], workers: int, device: str = "cpu"
+) -> dict[str, Arm]:
     """One epoch each, its workers' start included; `noah` yields uint8, the others float32, normalised already."""
     steps = [transforms.RandomResizedCrop(full.image_size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     pillow = transforms.Compose([*steps, transforms.Normalize(full.mean, full.std)])
@@ -72,7 +81,8 @@ def loader_arms(full: Dataset, small: Dataset, shards: dict[str, Shards], worker
 
     def ours(dataset: Dataset) -> Arm:
         epochs = count()
-        return lambda: _exhaust(train_loader(shards[dataset.name], _run(dataset), next(epochs), workers=workers))
+        options = {"workers": workers, "pin_memory": device == "cuda"}
+        return lambda: _fed(train_loader(shards[dataset.name], _run(dataset), next(epochs), **options), dataset, device)
 
     return {
         "ImageFolder, Pillow, float": lambda: _exhaust(DataLoader(images, shuffle=True, drop_last=True, **options)),
@@ -158,6 +168,17 @@ def _recipe(rand_augment: str | None = None) -> Recipe:
 def _run(dataset: Dataset) -> Run:
     arm = {"arm": "gap", "head": {"name": "gap"}, "backbone": {"name": "resnet18"}}
     return Run(dataset=dataset, recipe_name="benchmark", recipe=_recipe(), seed=0, **arm)
+
+
+def _fed(batches: DataLoader, dataset: Dataset, device: str) -> int:
+    """On a CPU the batches alone; on a GPU until it has normalised the last."""
+    if device == "cpu":
+        return _exhaust(batches)
+    recipe, number = _recipe(), 0
+    for images, *_ in batches:
+        number += len(normalize(images.to(device, non_blocking=True), recipe, dataset))
+    torch.cuda.synchronize()
+    return number
 
 
 def _exhaust(batches: DataLoader) -> int:

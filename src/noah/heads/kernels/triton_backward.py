@@ -65,7 +65,7 @@ def _of_logits(
 
 
 FEATURE_CONFIGS = [config(64, 32, 8, 2), config(64, 64, 8, 2, lean=True)]
-WEIGHT_CONFIGS = [config(32, 64, 8, 2), config(64, 64, 8, 2, lean=True)]
+WEIGHT_CONFIGS = [config(32, 64, 8, 2), config(32, 32, 4, 2), config(64, 64, 8, 2, lean=True)]
 
 
 @tune(FEATURE_CONFIGS)
