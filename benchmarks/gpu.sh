@@ -19,7 +19,7 @@ if [ "${1:-}" = --collect ]; then
         grep -i "^$name==" "$HERE/requirements.lock" || grep -i "^${name/-/_}==" "$HERE/requirements.lock")"
   done
   if [ -d "$HERE/downloads/fashion-mnist" ]; then
-    tar -cJf "$2/fashion-mnist.tar.xz" -C "$HERE/downloads" fashion-mnist
+    tar -cJf "$2/fashion-mnist.tar.xz" --exclude="*.gz" -C "$HERE/downloads" fashion-mnist
   fi
   du -sh "$2"
   exit
