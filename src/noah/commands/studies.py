@@ -17,15 +17,24 @@ def plan(
     study: StudyName,
     scale: Scale = "full",
     save: Annotated[bool, typer.Option(help="Also write results/STUDY/plan.csv.")] = False,
+    on: Annotated[
+        str | None, typer.Option(help="Instead: what it takes on a node of GPUs, such as h100x8 (a100, h200).")
+    ] = None,
 ) -> None:
     """Build every model of a study without training it: size beside the published one, images/s, hours, warnings.
 
     Also says what difference the study could find. Exits with 2 when a run cannot work. Example: noah plan digits
     """
     from noah.plan import add_resolution, make_plan, save_plan, show_plan
+    from noah.plan.machines import parse_node
+    from noah.plan.scale import scale_lines
     from noah.report.resolution import foresee, remarks
 
+    node = parse_node(on) if on else None
     loaded = load_study(study, scale)
+    if node:
+        print("\n".join(scale_lines(loaded, make_plan(loaded), node)))
+        return
     differences = foresee(loaded)
     table = add_resolution(make_plan(loaded), differences)
     show_plan(loaded, table, differences, remarks(loaded, differences))

@@ -74,12 +74,12 @@ def find_throughput(study: Study, run: Run, model: dict) -> tuple[float, str]:
             with reading(history):
                 return statistics.median(pd.read_csv(history).images_per_s.astype(float)), "measured"
     device, precision = planned_device(study), run.recipe.precision
-    share = _share_of_pixels(run)
+    share = share_of_pixels(run)
     speed = images_per_second(share * model["macs"], share * model["kept"], device, precision)
     return speed * (1 if study.spec.resources.gpus else study.spec.resources.cpus), "estimated"
 
 
-def _share_of_pixels(run: Run) -> float:
+def share_of_pixels(run: Run) -> float:
     """Of the full image, averaged over the epochs: below 1 where training begins with small images."""
     full = run.dataset.image_size
     return statistics.mean((run.recipe.train_size(epoch, full) / full) ** 2 for epoch in range(run.recipe.epochs))

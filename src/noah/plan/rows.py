@@ -42,6 +42,12 @@ def make_plan(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def run_of(study: Study, row) -> Run:
+    """The first run that a row of the plan stands for."""
+    wanted = (row.dataset, row.recipe, row.backbone, row.arm)
+    return next(run for run in study.runs if (run.dataset.name, run.recipe_name, run.backbone.slug, run.arm) == wanted)
+
+
 def missing_weights(study: Study) -> list[str]:
     """What is wrong with the weights that backbones start from, one sentence each."""
     problems = {}
