@@ -99,3 +99,13 @@ def test_positions_are_resized_whatever_tokens_stand_before_them(tmp_path, name,
     grid = model.backbone.patch_embed.grid_size
     expected = timm.layers.resample_abs_pos_embed(trained.pos_embed[:, prefix:], list(grid), num_prefix_tokens=0)
     torch.testing.assert_close(model.backbone.pos_embed, expected)
+
+
+def test_weights_of_a_model_that_pools_by_attention_are_taken_and_the_pooling_is_named_as_left_out(tmp_path):
+    name = "vit_base_patch16_siglip_224"
+    own = timm.create_model(name, depth=1, num_classes=5)
+    save_file(own.state_dict(), tmp_path / "siglip.safetensors")
+    model = build_model(name, "gap", depth=1, num_classes=5)
+    load_backbone(model, tmp_path / "siglip.safetensors")
+    assert torch.equal(model.backbone.norm.weight, own.norm.weight)
+    assert {"attn_pool", "attn_pool.q", "attn_pool.kv"} <= set(model.left_out_layers)

@@ -83,7 +83,10 @@ def left_out(timm_name: str) -> tuple[str, ...]:
     whole = by_itself(timm_name)
     with torch.device("meta"):
         body = timm.create_model(timm_name, num_classes=0)
-    gone = {name.rpartition(".")[0] for name in whole.state_dict().keys() - body.state_dict().keys()}
+    names = whole.state_dict().keys()
+    gone = {name.rpartition(".")[0] for name in names - body.state_dict().keys()}
+    # Pooling by attention stays without classes, but goes with the pooling, in whose place our heads are.
+    gone |= {name.rpartition(".")[0] for name in names if name.startswith("attn_pool.")}
     classifier = whole.default_cfg.get("classifier")
     first = classifier if isinstance(classifier, str) or classifier is None else classifier[0]
     return tuple(sorted(gone - {first, ""}))
