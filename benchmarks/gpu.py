@@ -1,7 +1,9 @@
 """The parts of benchmarks/gpu.sh, the most valuable first; each has a limit, and its result is written at once."""
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,25 +32,38 @@ class Session:
         return self.ends - time.monotonic()
 
     def command(self, *words: str, limit: float) -> tuple[str, str]:
-        """How it ended, and what it said; it is killed where its time is over."""
-        done = subprocess.Popen(
-            [sys.executable, *words], cwd=self.work, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        try:
-            said, _ = done.communicate(timeout=max(1.0, min(limit, self.left())))
-            return ("done" if done.returncode == 0 else f"failed ({done.returncode})"), said
-        except subprocess.TimeoutExpired:
-            done.kill()
-            return "stopped, its time was over", done.communicate()[0]
+        """How it ended, and what it said; where its time is over it is killed with all that it started."""
+        log = self.work / "command.log"
+        with open(log, "w") as file:
+            done = self.start(*words, log=file)
+            try:
+                done.wait(max(1.0, min(limit, self.left())))
+                state = "done" if done.returncode == 0 else f"failed ({done.returncode})"
+            except subprocess.TimeoutExpired:
+                self.kill(done)
+                state = "stopped, its time was over"
+        return state, log.read_text(errors="replace")
+
+    def start(self, *words: str, log) -> subprocess.Popen:
+        pipes = {"stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+        return subprocess.Popen([sys.executable, *words], cwd=self.work, **pipes)
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """With the processes that it started, which would hold the card."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def noah(self, *words: str, limit: float) -> tuple[str, str]:
         return self.command("-m", "noah.cli", *words, limit=limit)
 
 
+Part = Callable[[Session, float], tuple[str, str]]
+
+
 def tests(session: Session, limit: float) -> tuple[str, str]:
     mark = ["-m", "gpu"] if session.device == "cuda" else ["-k", "two_steps and few"]
     folder = session.repository / "tests" / "engine"
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(session.repository), *mark]
+    options = ["-v", "--tb=short", "-p", "no:cacheprovider", "--rootdir", str(session.repository), *mark]
     path = folder / ("test_gpu.py" if session.device == "cuda" else "test_golden_step.py")
     state, said = session.command("-m", "pytest", str(path), *options, limit=limit)
     (session.out / "tests.log").write_text(said)
@@ -91,12 +106,12 @@ def study(session: Session, limit: float) -> tuple[str, str]:
             ]
             words += ["--out", str(loaded.results / "runs" / key)]
             log = open(session.work / f"{key.replace('/', '_')}.log", "w")  # noqa: SIM115
-            running[key] = subprocess.Popen([sys.executable, "-m", "noah.cli", *words], stdout=log, stderr=log)
+            running[key] = session.start("-m", "noah.cli", *words, log=log)
         for key in [key for key, process in running.items() if process.poll() is not None]:
             ended += [key] if running.pop(key).returncode == 0 else []
         time.sleep(0.2)
     for process in running.values():
-        process.kill()
+        session.kill(process)
     for key in ended:
         session.noah("score", str(loaded.results / "runs" / key), limit=60)
     for verb in ("collect", "compare", "table"):
@@ -109,32 +124,46 @@ def study(session: Session, limit: float) -> tuple[str, str]:
     return ("done" if len(ended) == len(loaded.runs) else "incomplete"), said
 
 
-def benchmark(verb: str, *options: str) -> Callable[[Session, float], tuple[str, str]]:
+def benchmark(verb: str, *options: str, each: tuple[str, list[str]] = ("", [""])) -> Part:
+    """`each`: an option and its values, each a command of its own, so that what was measured is written early."""
+    option, values = each
+
     def measure(session: Session, limit: float) -> tuple[str, str]:
-        words = [verb, *options, "--device", session.device, "--out", str(session.work / verb)]
-        state, said = session.noah("benchmark", *words, limit=limit)
-        written = session.work / verb / f"{verb}.json"
-        if written.exists():
-            shutil.copy(written, session.out)
-        return state, said
+        ends, states, told, found = time.monotonic() + limit, [], [], {}
+        for value in values:
+            if time.monotonic() > ends - LEAST_S and states:
+                states.append("not begun")
+                continue
+            folder = session.work / verb / (value or "all")
+            chosen = [option, value] if value else []
+            words = [verb, *options, *chosen, "--device", session.device, "--out", str(folder)]
+            state, said = session.noah("benchmark", *words, limit=ends - time.monotonic())
+            states.append(state)
+            told.append(said.strip())
+            if (folder / f"{verb}.json").exists():
+                found[value or "all"] = json.loads((folder / f"{verb}.json").read_text())
+                (session.out / f"{verb}.json").write_text(json.dumps(found, indent=1))
+        return ("done" if set(states) == {"done"} else ", ".join(states)), "\n".join(told)
 
     return measure
 
 
-def parts(small: bool) -> dict[str, tuple[Callable[[Session, float], tuple[str, str]], float]]:
+def parts(small: bool) -> dict[str, tuple[Part, float]]:
     """Name -> what to do, and for how long at most, in seconds."""
-    few = ["--rounds", "1"] if small else ["--rounds", "5"]
-    heads = ["--shape", "deit_tiny", "--batch", "2", "--impl", "cpu"] if small else ["--batch", "256"]
+    few = ["--rounds", "1"] if small else ["--rounds", "3"]
+    shapes = ["deit_tiny"] if small else ["mobilenetv2", "resnet18", "deit_tiny", "resnet50"]
+    heads = ["--batch", "2", "--impl", "cpu"] if small else ["--batch", "256", "--dtype", "bf16", "--impl", "triton"]
     models = ["mobilenetv2-w0.5"] if small else ["resnet50-w1", "mobilenetv2-w1", "deit_tiny-w1", "resnet18-w1"]
-    steps = [word for model in models for word in ("--backbone", model)] + (["--batch", "4"] if small else [])
+    batch = ["--batch", "4"] if small else []
     images = ["--images", "64", "--workers", "1"] if small else ["--images", "2048", "--workers", "14"]
+    plain = ["--switch", "plain"] if small else []
     return {
-        "tests": (tests, 110),
-        "head": (benchmark("head", *heads, *few), 90),
         "study": (study, 170),
-        "step": (benchmark("step", *steps, *few, "--bf16", "--channels-last"), 70),
+        "head": (benchmark("head", *heads, *few, each=("--shape", shapes)), 110),
+        "tests": (tests, 130),
+        "step": (benchmark("step", *batch, *few, "--bf16", "--channels-last", each=("--backbone", models)), 80),
         "loader": (benchmark("loader", *images, *few), 60),
-        "switches": (benchmark("switches", *steps, *few, *(["--switch", "plain"] if small else [])), 60),
+        "switches": (benchmark("switches", *batch, *few, *plain, each=("--backbone", models[:1])), 60),
     }
 
 

@@ -18,6 +18,7 @@ if [ "${1:-}" = --collect ]; then
       --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$2" "$(
         grep -i "^$name==" "$HERE/requirements.lock" || grep -i "^${name/-/_}==" "$HERE/requirements.lock")"
   done
+  tar -cJf "$2/digits.tar.xz" -C "$HERE" data/digits
   if [ -d "$HERE/downloads/fashion-mnist" ]; then
     tar -cJf "$2/fashion-mnist.tar.xz" --exclude="*.gz" -C "$HERE/downloads" fashion-mnist
   fi
@@ -29,10 +30,11 @@ WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 if [ -n "${2:-}" ]; then
   "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --target "$WORK/site" "$2"/*.whl
+  [ -d "$HERE/data/digits" ] || tar -xJf "$2/digits.tar.xz" -C "$HERE"
   if [ -f "$2/fashion-mnist.tar.xz" ]; then
     mkdir -p "$WORK/downloads"
     tar -xJf "$2/fashion-mnist.tar.xz" -C "$WORK/downloads"
   fi
 fi
 export PYTHONPATH="$HERE/src:$WORK/site${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" "$HERE/benchmarks/gpu.py" "$HERE" "$OUT" "$WORK"
+"$PYTHON" "$HERE/benchmarks/gpu.py" "$HERE" "$OUT" "$WORK"

@@ -63,6 +63,19 @@ def test_a_driver_that_is_too_old_is_no_reason_to_train_on_the_cpu_for_weeks(no_
         choose_device("auto")
 
 
+def test_a_job_that_was_given_no_gpu_on_a_machine_with_some_trains_on_the_cpu(no_gpu, monkeypatch, tmp_path):
+    def init():
+        raise RuntimeError("No CUDA GPUs are available")
+
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr(devices, "NVIDIA", tmp_path / "nvidiactl")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device is 'cuda', but torch sees no GPU here: No CUDA GPUs are available"):
+        choose_device("cuda")
+
+
 def test_bf16_that_a_card_would_only_imitate_is_an_error(two_gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     check_precision("recipe: precision", "fp16", CUDA)
@@ -72,7 +85,9 @@ def test_bf16_that_a_card_would_only_imitate_is_an_error(two_gpus, monkeypatch):
 
 
 def test_a_card_with_too_little_memory_free_is_an_error(two_gpus, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * 2**20, 16 * 2**20))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 2**20, 16 * 2**20))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * 2**20)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 * 2**20)
     check_memory("a step", 3 * 2**20, CUDA)
     check_memory("a step", 2**40, torch.device("cpu"))
     with pytest.raises(ValueError, match="a step needs at least 4 MiB, and cuda: NVIDIA V100 has 3 of its 16 MiB free"):

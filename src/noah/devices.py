@@ -8,6 +8,8 @@ from noah.machine import cpu_name
 
 NVIDIA = Path("/dev/nvidiactl")
 """Is there wherever NVIDIA's driver is."""
+NONE_GIVEN = "No CUDA GPUs are available"
+"""What CUDA says where there is a driver, and this job was given no GPU: then `auto` is the CPU."""
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What autocast uses, by a recipe's `precision`; the others are float32 throughout."""
 GONE = (
@@ -37,8 +39,9 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
     if device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        if device == "cuda" or (torch.version.cuda and NVIDIA.exists()):
-            raise ValueError(f"device is '{device}', but torch sees no GPU here{_reason()}")
+        reason = _reason() if device == "cuda" or (torch.version.cuda and NVIDIA.exists()) else ""
+        if device == "cuda" or (reason and NONE_GIVEN not in reason):
+            raise ValueError(f"device is '{device}', but torch sees no GPU here{reason}")
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if local_rank >= count:
@@ -71,6 +74,7 @@ def check_memory(what: str, needed_bytes: int, device: torch.device) -> None:
     if device.type != "cuda":
         return
     free, total = (size / 2**20 for size in torch.cuda.mem_get_info(device))
+    free += (torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) / 2**20  # this process has it
     if needed_bytes / 2**20 > free:
         raise ValueError(
             f"{what} needs at least {needed_bytes / 2**20:,.0f} MiB, and {describe_device(device)} has {free:,.0f} of "

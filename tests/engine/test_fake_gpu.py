@@ -78,9 +78,7 @@ def test_a_step_of_no_recipe_waits_for_the_gpu(make_small, monkeypatch, name):
     assert waits_of_a_step(make_small(name, family), monkeypatch) == {}
 
 
-def test_fp16_waits_once_to_see_whether_a_gradient_overflowed_and_not_at_all_with_a_fused_update(
-    make_small, monkeypatch
-):
+def test_fp16_waits_once_a_step_to_see_whether_a_gradient_overflowed(make_small, monkeypatch):
     half = {**EVERYTHING, "precision": "fp16"}
     assert waits_of_a_step(make_small("digits-cnn", "cnn", **half), monkeypatch) == {"read": 1}
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from noah.config import Recipe, load_study
 from noah.evaluate.cost import count_macs
@@ -52,6 +53,15 @@ def test_noah_keeps_maps_for_every_head_and_class_where_the_mean_keeps_a_vector(
         kept[head] = kept_for_backward(model, 32)["head_kept"]
     assert kept["gap"] <= 64 * 2
     assert kept["noah"] >= 2 * 4 * 10 * 16
+
+
+def test_fused_attention_keeps_no_map_of_positions_by_positions():
+    with torch.device("meta"):
+        model = build_model("deit_tiny", "gap", img_size=384, depth=2).eval()
+    heads, positions, depth = 3, 24**2, 2
+    plain, fused = (kept_for_backward(model, 384, fused_attention=on)["kept"] for on in (False, True))
+    assert plain - fused >= 0.8 * depth * heads * positions**2
+    assert F.scaled_dot_product_attention.__name__ == "scaled_dot_product_attention", "as it was"
 
 
 @pytest.mark.parametrize(("backbone", "published"), [("resnet18", 9_760), ("resnet50", 3_050)])

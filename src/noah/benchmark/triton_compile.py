@@ -55,14 +55,17 @@ class Compiled(NamedTuple):
     """Tensor-core instructions by name: HGMMA for whole warp groups, HMMA for warps."""
 
 
-def compiled(program: str, shape: Shape, dtype: str, config: triton.Config, *, dropout: bool, sm: int) -> Compiled:
+def compiled(
+    program: str, shape: Shape, dtype: str, config: triton.Config, *, dropout: bool, sm: int, tf32: bool = True
+) -> Compiled:
     """A program at one of its `CONFIGS`, for the tensors that a head of this shape has.
 
     Args:
         sm: The GPU's compute capability: 80 is A100, 90 is H100, 100 is B200.
+        tf32: Whether float32 is multiplied as TF32; else tensor cores have no part in it.
     """
     function = PROGRAMS[program].fn
-    source = ASTSource(function, *_signature(function, shape, dtype, config, dropout))
+    source = ASTSource(function, *_signature(function, shape, dtype, config, dropout, tf32))
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     made = compile_program(source, target=GPUTarget("cuda", sm, 32), options=options)
     usage, code = (_dumped(made.asm["cubin"], option) for option in ("-res-usage", "-sass"))
@@ -86,9 +89,11 @@ def _bits(instruction: str) -> int:
     return int(found.group(1)) if found else 32
 
 
-def _signature(function, shape: Shape, dtype: str, config: triton.Config, dropout: bool) -> tuple[dict, dict, dict]:
+def _signature(
+    function, shape: Shape, dtype: str, config: triton.Config, dropout: bool, tf32: bool
+) -> tuple[dict, dict, dict]:
     """Types of the arguments, those that are constants, and what is known of the others."""
-    known = {**_arguments(shape, dtype, dropout), **config.kwargs}
+    known = {**_arguments(shape, dtype, dropout), "TF32": tf32, **config.kwargs}
     signature, constants, attributes = {}, {}, {}
     for number, parameter in enumerate(function.params):
         name, value = parameter.name, known.get(parameter.name)
@@ -109,7 +114,7 @@ def _arguments(shape: Shape, dtype: str, dropout: bool) -> dict:
     widths = widths_of(shape)
     x = torch.empty(2, shape.side**2, shape.channels, dtype=DTYPES[dtype], device="meta")
     weights = [aligned(x.new_empty(shape.num_heads, shape.num_classes, width)) for width in widths]
-    return {**arguments_of(x, *weights, float(dropout)), **blocks_of(*widths), "TF32": True}
+    return {**arguments_of(x, *weights, float(dropout)), **blocks_of(*widths)}
 
 
 def widths_of(shape: Shape) -> tuple[int, int]:

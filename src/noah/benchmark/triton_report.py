@@ -1,8 +1,9 @@
 """`noah benchmark kernels`: all that `triton_compile` finds, and the time that the programs should take on an H100.
 
-The time is calculated, not measured: each program does the arithmetic of whole tiles and moves its tensors once, at the
-peaks of the card, whichever takes longer. The floor is the same without padding, for five products of the size of the
-logits: forward, twice again in the backward pass, which keeps none of them, and the gradients of features and weights.
+The time is calculated, not measured: each program does the arithmetic of whole tiles and moves its tensors once to or
+from the card's memory, at the peaks of the card, whichever takes longer; what it reads again is taken to come from the
+card's cache for nothing. The floor is the same without padding, for five products of the size of the logits: forward,
+twice again in the backward pass, which keeps none of them, and the gradients of features and weights.
 """
 
 from pathlib import Path
@@ -47,9 +48,7 @@ def run(shapes: list[str], sms: list[int], out: Path) -> str:
         for dtype in DTYPES
     }
     table = _table(results)
-    title = (
-        f"Triton's programs compiled by triton {triton.__version__} for compute capability {', '.join(map(str, sms))}"
-    )
+    title = f"Triton's programs, compiled by triton {triton.__version__} for sm_{' and sm_'.join(map(str, sms))}"
     settings = {"triton": triton.__version__, "batch": BATCH, "calculated_for_h100": times, "results": results}
     _, report = write(out, "kernels", title, settings, table)
     calculated = ["", f"Calculated for an H100, {BATCH} images, forward and backward:", "", *markdown(_times(times))]
@@ -93,9 +92,8 @@ def _work(program: str, shape: Shape, dtype: str, batch: int, tiles: dict) -> tu
         channels, products = sum(blocks_of(*widths).values()), 4
     padded = _up(positions, tiles["BLOCK_L"]) * _up(shape.num_classes, tiles["BLOCK_M"])
     flops = products * batch * padded * shape.num_heads * channels
-    passes = (
-        3 if program == "feature gradient" else 2
-    )  # the features are copied channels last, or their gradient is written
+    # Forward: a copy channels last, and read; the gradient of the features is as large as they are.
+    passes = {"forward": 3, "feature gradient": 2}.get(program, 1)
     moved = passes * batch * positions * shape.channels * size + shape.num_classes * shape.channels * size
     if program == "logit gradients":
         moved += 2 * shape.num_heads * batch * positions * shape.num_classes * size

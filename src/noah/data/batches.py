@@ -44,6 +44,8 @@ class Batches(TorchDataset):
         self.epoch = functools.lru_cache(maxsize=1)(of_epoch)
 
     def __getitem__(self, task: Task) -> Batch | Task | Exception:
+        if worker := get_worker_info():
+            self.shards.sharing = worker.num_workers
         try:
             return self._batch(*task)
         except (ValueError, OSError) as error:

@@ -70,6 +70,8 @@ class Shards:
         self._files = OpenFiles()
         self._kept: dict[int, Any] | None = {} if self._sizes.sum() <= SMALL_BYTES else None
         self._kept_bytes = 0
+        self.sharing = 1
+        """Processes that each keep images of their own, and share the memory for it."""
         expect(manifest, "samples", self.manifest["samples"], len(self))
 
     def check_tars(self, remembered: Path) -> None:
@@ -128,7 +130,7 @@ class Shards:
         if self._kept is not None:
             self._kept_bytes += image.nbytes
             self._kept[i] = image
-            if self._kept_bytes > KEPT_BYTES:
+            if self._kept_bytes > KEPT_BYTES // self.sharing:
                 self._kept = None
         return image
 

@@ -90,11 +90,13 @@ class World:
         return values.cpu()
 
     def check_alike(self) -> None:
-        """ValueError where the ranks compute on different devices: one would wait for another, and bits be nobody's."""
+        """ValueError where the ranks compute on different cards: one would wait for another, and bits be nobody's."""
+        if self.device.type == "cpu":
+            return
         kinds = [own["device"] for own in self.gather({"device": describe_device(self.device)})]
         if len(set(kinds)) > 1:
             listed = ", ".join(f"rank {rank}: {kind}" for rank, kind in enumerate(kinds))
-            raise ValueError(f"the ranks have different devices, expected the same for all: {listed}")
+            raise ValueError(f"the ranks have different cards, expected the same for all: {listed}")
 
     def barrier(self) -> None:
         if self.size > 1:

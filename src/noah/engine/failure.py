@@ -49,6 +49,11 @@ def attempt(folder: Path, run_key: str, state: TrainState) -> Iterator[None]:
         if is_gone(error):
             said = f"{first_line(error)}; the next start resumes at step {state.saved_step}"
             raise OSError(errno.EIO, said, f"{run_key}: the GPU is gone") from None
+        if isinstance(error, torch.OutOfMemoryError):  # which another run on the same card may have caused
+            raise ValueError(
+                f"{run_key}: out of GPU memory at step {state.step}, expected a smaller micro_batch, "
+                f"grad_checkpointing, a larger card or one that nobody else uses: {first_line(error)}"
+            ) from None
         failed = {
             "error": without_secrets(str(error)),
             "kind": type(error).__name__,
@@ -60,11 +65,6 @@ def attempt(folder: Path, run_key: str, state: TrainState) -> Iterator[None]:
             "code_sha256": _code_sha256(),
         }
         write_json(path, failed)
-        if isinstance(error, torch.OutOfMemoryError):
-            raise ValueError(
-                f"{run_key}: out of GPU memory at step {state.step}, expected a smaller micro_batch, "
-                f"grad_checkpointing or a larger card: {first_line(error)}"
-            ) from None
         raise
     path.unlink(missing_ok=True)
 

@@ -27,13 +27,23 @@ def check_device(run: Run, device: torch.device) -> None:
 
 
 def least_memory(run: Run) -> int:
-    """Bytes that a training step of a run needs on its device at least; what the head keeps depends on its kernel."""
+    """Bytes that a training step of a run holds at once on its device, at least.
+
+    What the head keeps depends on its kernel and is left out, and so is with `compile` what the backbone keeps.
+    """
+    recipe = run.recipe
     with torch.device("meta"):
         model = build_model(**run.model_arguments)
-    if run.recipe.grad_checkpointing:
+    if recipe.grad_checkpointing:
         checkpoint_gradients(model, run.backbone.name)
-    kept = kept_for_backward(model, run.dataset.image_size)
-    return run.recipe.step_bytes(sum(p.numel() for p in model.parameters()), kept["kept"] - kept["head_kept"])
+    size = recipe.train_size(0, run.dataset.image_size)
+    kept = kept_for_backward(model, size, fused_attention=True)
+    activations = 0 if recipe.compile else recipe.step_bytes(0, kept["kept"] - kept["head_kept"])
+    parameters = sum(p.numel() for p in model.parameters())
+    gradients = 4 * parameters
+    # Of one pass the gradients come as the activations go; several add up theirs beside the next one's activations.
+    beside = gradients + activations if recipe.forward_batch < recipe.batch else max(gradients, activations)
+    return recipe.step_bytes(parameters, 0) - gradients + beside
 
 
 def build_state(run: Run, ranks: World) -> TrainState:

@@ -12,14 +12,18 @@ class Scriptable:
 
     def __prepare_scriptable__(self) -> nn.Module:
         layouts = {"of_map": (2, self.in_features, 2, 2), "of_tokens": (2, 4, self.in_features)}
-        like, training, traces = next(iter(self.state_dict().values())), self.training, {}
+        like, traces = next(iter(self.state_dict().values())), {}
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         for name, shape in layouts.items():
             try:
                 traces[name] = torch.jit.trace(self, like.new_zeros(shape), check_trace=False)
             except ValueError:  # a layout that this head refuses
                 continue
-        self.train(training)
+        for module, training in modes.items():
+            module.training = training
+        if not traces:
+            raise ValueError(f"{type(self).__name__} takes neither {layouts['of_map']} nor {layouts['of_tokens']}")
         return Traced(**traces) if len(traces) == 2 else nn.Sequential(*traces.values())
 
 

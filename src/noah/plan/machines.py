@@ -48,6 +48,6 @@ def parse_node(text: str) -> Node:
         ValueError: Another card, or no number of them.
     """
     name, _, number = text.lower().rpartition("x")
-    if name not in CARDS or not number.isdigit() or int(number) < 1:
+    if name not in CARDS or not (number.isascii() and number.isdigit()) or int(number) < 1:
         raise ValueError(f"--on is '{text}', expected a card and how many, such as h100x8; cards: {', '.join(CARDS)}")
     return Node(text.lower(), CARDS[name], int(number))

@@ -64,7 +64,7 @@ def _of_logits(
     return d_key, d_value
 
 
-FEATURE_CONFIGS = [config(64, 32, 8, 2), config(64, 64, 8, 2, lean=True)]
+FEATURE_CONFIGS = [config(64, 32, 8, 2), config(32, 32, 8, 2), config(64, 64, 8, 2, lean=True)]
 WEIGHT_CONFIGS = [config(32, 64, 8, 2), config(32, 32, 4, 2), config(64, 64, 8, 2, lean=True)]
 
 
