@@ -39,11 +39,7 @@ def usable(configs: list[triton.Config], dtype: torch.dtype, dropout: bool) -> l
     return [made for made in configs if not made.lean or (dtype.itemsize == 2 and not dropout)]
 
 
-CONFIGS = [
-    config(64, 64, 8, 3, channels=32),
-    config(32, 64, 8, 3, channels=32),
-    config(64, 64, 8, 2, channels=64),
-]
+CONFIGS = [config(64, 64, 8, 3, channels=32), config(64, 64, 8, 2, channels=64)]
 
 
 @triton.jit
