@@ -71,6 +71,22 @@ def kernels(
 
 
 @app.command()
+def estimate(
+    batch: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 16,
+    rounds: Rounds = 5,
+    out: Out = Path("docs/benchmarks"),
+) -> None:
+    """Whether the formula of `noah plan` foretells training steps on this CPU: each of ten models from the others.
+
+    \b
+    Example: noah benchmark estimate
+    """
+    from noah.benchmark.estimate import run
+
+    print(run(out, batch, rounds))
+
+
+@app.command()
 def shard(
     images: Annotated[int, typer.Option(min=4, help="Photos of about 100 KB.")] = 3000,
     rounds: Rounds = 5,
