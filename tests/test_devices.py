@@ -23,6 +23,22 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
+@pytest.fixture
+def driver_that_says(no_gpu, monkeypatch, tmp_path):
+    """driver_that_says(words): NVIDIA's driver is there, and CUDA does not start with these words."""
+
+    def make(words: str) -> None:
+        def init():
+            raise RuntimeError(words)
+
+        (tmp_path / "nvidiactl").touch()
+        monkeypatch.setattr(devices, "NVIDIA", tmp_path / "nvidiactl")
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "init", init)
+
+    return make
+
+
 def test_a_gpu_is_taken_where_there_is_one_each_rank_its_own(two_gpus):
     assert choose_device("auto") == CUDA
     assert choose_device("cuda", 1) == torch.device("cuda", 1)
@@ -49,28 +65,16 @@ def test_without_a_driver_auto_is_the_cpu(no_gpu, monkeypatch, tmp_path):
     assert choose_device("auto") == torch.device("cpu")
 
 
-def test_a_driver_that_is_too_old_is_no_reason_to_train_on_the_cpu_for_weeks(no_gpu, monkeypatch, tmp_path):
-    def init():
-        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it")
-
-    (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr(devices, "NVIDIA", tmp_path / "nvidiactl")
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "init", init)
+def test_a_driver_that_is_too_old_is_no_reason_to_train_on_the_cpu_for_weeks(driver_that_says):
+    driver_that_says("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it")
     with pytest.raises(
         ValueError, match=r"device is 'auto', but .* is too old \(found version 11040\)\. \(with device"
     ):
         choose_device("auto")
 
 
-def test_a_job_that_was_given_no_gpu_on_a_machine_with_some_trains_on_the_cpu(no_gpu, monkeypatch, tmp_path):
-    def init():
-        raise RuntimeError("No CUDA GPUs are available")
-
-    (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr(devices, "NVIDIA", tmp_path / "nvidiactl")
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "init", init)
+def test_a_job_that_was_given_no_gpu_on_a_machine_with_some_trains_on_the_cpu(driver_that_says):
+    driver_that_says("No CUDA GPUs are available")
     assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="device is 'cuda', but torch sees no GPU here: No CUDA GPUs are available"):
         choose_device("cuda")
