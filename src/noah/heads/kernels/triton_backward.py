@@ -7,7 +7,7 @@ weights, summed over classes, for the features; with the features, summed over i
 import triton
 import triton.language as tl
 
-from noah.heads.kernels.triton_programs import config, keep_mask, tune
+from noah.heads.kernels.triton_programs import config, logit_gradients, tune
 
 
 @triton.jit
@@ -53,15 +53,7 @@ def _of_logits(
     o = tl.load(pooled + head, mask=m < M, other=0.0)
     normaliser = tl.load(lse + head, mask=m < M, other=0.0)
     g = tl.load(grad + head, mask=m < M, other=0.0)
-    d_value = tl.where((at < L)[:, None], tl.exp(k - normaliser[None, :]) * g[None, :], 0.0)
-    if DROP:
-        keep = keep_mask(seed, b * N + n, at, m, M, drop_rate)
-        v = (v + tl.load(bias + n * M + m, mask=m < M, other=0.0).to(tl.float32)[None, :]) * keep
-        d_key = d_value * (v - o[None, :])
-        d_value *= keep
-    else:
-        d_key = d_value * (v - o[None, :])
-    return d_key, d_value
+    return logit_gradients(k, v, o, normaliser, g, bias, seed, drop_rate, b, n, at, m, L, M, N, DROP)
 
 
 FEATURE_CONFIGS = [config(64, 32, 8, 2), config(32, 32, 8, 2), config(64, 64, 8, 2, lean=True)]

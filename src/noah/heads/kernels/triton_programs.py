@@ -123,6 +123,25 @@ def forward_kernel(
         tl.store(lse + out, top + tl.log(total), mask=m < M)
 
 
+@triton.jit
+def logit_gradients(
+    k, v, o, normaliser, g, bias, seed, drop_rate, b, n, at, m, L, M, N: tl.constexpr, DROP: tl.constexpr
+):  # fmt: skip
+    """Of keys and values at (positions `at`, classes m); 0 outside of both.
+
+    o, normaliser and g: what head n said of image b, the logarithm of its softmax's sum, and the gradient, each (m,).
+    """
+    d_value = tl.where((at < L)[:, None], tl.exp(k - normaliser[None, :]) * g[None, :], 0.0)
+    if DROP:
+        keep = keep_mask(seed, b * N + n, at, m, M, drop_rate)
+        v = (v + tl.load(bias + n * M + m, mask=m < M, other=0.0).to(tl.float32)[None, :]) * keep
+        d_key = d_value * (v - o[None, :])
+        d_value *= keep
+    else:
+        d_key = d_value * (v - o[None, :])
+    return d_key, d_value
+
+
 @tune(CONFIGS)
 def backward_kernel(
     x, key_weight, value_weight, bias, pooled, lse, grad, dk, dv, seed, drop_rate, n, L, M,
@@ -143,14 +162,7 @@ def backward_kernel(
             image, key_weight, value_weight, n, at, m, L, M, step_l, step_c,
             step_kn, step_km, step_kc, step_vn, step_vm, step_vc, N, KEY_WIDTH, VALUE_WIDTH, BLOCK_C, TF32,
         )  # fmt: skip
-        d_value = tl.exp(k - normaliser[None, :]) * g[None, :]
-        if DROP:
-            keep = keep_mask(seed, b * N + n, at, m, M, drop_rate)
-            v = (v + tl.load(bias + n * M + m, mask=m < M, other=0.0).to(tl.float32)[None, :]) * keep
-            d_key = d_value * (v - o[None, :])
-            d_value *= keep
-        else:
-            d_key = d_value * (v - o[None, :])
+        d_key, d_value = logit_gradients(k, v, o, normaliser, g, bias, seed, drop_rate, b, n, at, m, L, M, N, DROP)
         tile = (b * L + at)[:, None] * M + m[None, :]
         inside = (at < L)[:, None] & (m < M)[None, :]
         tl.store(dk + tile, d_key.to(dk.dtype.element_ty), mask=inside)
